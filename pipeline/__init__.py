@@ -1,0 +1,1 @@
+"""What stands around the stages: command line, tracking, registry. Never imports torch."""

@@ -1,0 +1,106 @@
+"""Files that appear whole or not at all, and their digests."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; rename it into place on success, remove it on failure.
+
+    The content is on disk before the rename, so a power cut leaves the old file or the new one.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    with _named_failure(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        partial = Path(name)
+        try:
+            yield partial
+            partial.chmod(0o666 & ~_umask())
+            with partial.open("rb+") as written:
+                os.fsync(written.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path` to fill; rename it into place on success, remove it on failure.
+
+    A folder that was there before is replaced.
+
+    Raises:
+        UserError: the parent cannot be written or the disk is full.
+    """
+    with _named_failure(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield partial
+            partial.chmod(0o777 & ~_umask())
+            if path.exists():
+                shutil.rmtree(path)
+            partial.replace(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON with a final newline, atomically; NaN and infinity are bugs."""
+    with atomic_file(path) as partial:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def sha256_file(path: Path) -> str:
+    """The hex SHA-256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """The hex SHA-256 of a value's canonical JSON: the same for equal values in any process."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def _named_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); check the folder's rights") from error
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise UserError(f"{path}: {error.strerror}; free some space and run it again") from error
+        raise
+
+
+# ENOSPC, EDQUOT and EROFS: the disk's or the administrator's word, never a bug of ours.
+_DISK_FULL = {28, 122, 30}
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""One DVC stage a file: files in, files out."""
