@@ -96,6 +96,17 @@ class Evaluate(Section):
     kd_subset_size: int = Field(ge=2)
 
 
+def distance_names(features: str) -> tuple[str, str]:
+    """What the Fréchet and the kernel distance on an extractor's features are called.
+
+    Only those on the 2015-12-05 Inception features are FID and KID.
+    """
+    if features == "inception-2015-12-05":
+        return "fid", "kid"
+    key = features.replace("-", "_")
+    return f"fd_{key}", f"kd_{key}"
+
+
 class Export(Section):
     """The ONNX file and how closely it must follow PyTorch."""
 

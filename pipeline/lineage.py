@@ -1,0 +1,56 @@
+"""Where a result comes from: the project's home, git, dvc.lock, the environment. Observes, decides nothing."""
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from pix2pix.files import sha256_file, sha256_json
+
+
+@cache
+def home() -> Path:
+    """The main checkout of this project, wherever this process runs.
+
+    A queued experiment works in a copy and a worktree in a folder of its own; both share the main
+    checkout's MLflow store and checkpoints. DVC_ROOT names the main checkout in a copy of DVC's; a
+    worktree's git directory lies in it. Without git it is the current folder.
+    """
+    start = os.environ.get("DVC_ROOT") or "."
+    common = _git("-C", start, "rev-parse", "--path-format=absolute", "--git-common-dir")
+    if common and Path(common).name == ".git":
+        return Path(common).parent
+    return Path(start).resolve()
+
+
+def tags() -> dict[str, str]:
+    """Lineage as tags for a run or a model version; what cannot be known is left out."""
+    found = {
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": _dirty(),
+        "dvc_lock_sha256": sha256_file(Path("dvc.lock")) if Path("dvc.lock").exists() else "",
+        "environment_sha256": environment_sha256(),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+@cache
+def environment_sha256() -> str:
+    """Digest of the Python version, the machine's architecture and every installed package's version."""
+    packages = sorted({f"{d.metadata['Name']}=={d.version}".lower() for d in metadata.distributions()})
+    return sha256_json([platform.python_version(), platform.machine(), packages])
+
+
+def _dirty() -> str:
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return "" if status is None else str(bool(status)).lower()
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

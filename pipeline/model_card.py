@@ -1,0 +1,63 @@
+"""The model card: what a generator is, what it was made of, how good it is, how to load it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pix2pix.params import Params, distance_names
+
+NAMES = {"l1": "L1 (0–1)", "psnr_db": "PSNR (dB)", "ssim": "SSIM"}
+
+
+def write(
+    params: Params, metrics: Mapping[str, Any], data: Mapping[str, Any], export: Mapping[str, Any]
+) -> str:
+    """The card as Markdown, a function of its arguments alone; under MLflow's limit of 5000 characters."""
+    dataset, name = params.dataset, params.registry.model_name
+    direction = "side A → side B" if dataset.direction == "AtoB" else "side B → side A"
+    counts = ", ".join(f"{split['pairs']} {which}" for which, split in data["splits"].items())
+    return f"""# {name}
+
+A pix2pix generator (U-Net, conditional GAN + L1; Isola et al. 2017) trained on **{dataset.name}**, {direction},
+at {data["image_px"]} px. Pixels in, pixels out: uint8, any height and width that are multiples of
+{export["multiple"]}; deterministic, and the same alone and in a batch.
+
+| | |
+|---|---|
+| pairs | {counts} ({data["split_rule"]}) |
+| licence of the data | {dataset.licence or "not stated"} |
+| weights | sha256 `{metrics["weights_sha256"]}` |
+| ONNX file | sha256 `{export["onnx_sha256"]}`, opset {export["opset"]} |
+
+## How good it is
+
+On all {metrics["images"]} test images. *Input as output* is what doing nothing would score; *floor* is how far
+real training images are from real test images. Lower is better, but for PSNR and SSIM.
+
+{metrics_table(metrics)}
+
+The distances use the features of {metrics["features"]["name"]}. See test_grid.png and worst.png beside this card.
+
+## How to load it
+
+```python
+import mlflow, numpy as np
+from PIL import Image
+
+model = mlflow.pyfunc.load_model("models:/{name}@champion")
+image = np.asarray(Image.open("input.png").convert("RGB").resize(({data["image_px"]}, {data["image_px"]})))
+Image.fromarray(model.predict({{"image": image[None]}})["translated"][0]).save("output.png")
+```
+"""
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> str:
+    """metrics.json as a Markdown table: a row a metric, a column for the model and for each yardstick."""
+    frechet, kernel = distance_names(metrics["features"]["name"])
+    rows = ["| metric | model | input as output | floor |", "|---|---|---|---|"]
+    for name in (kernel, frechet, *NAMES):
+        values = [metrics[group].get(name) for group in ("model", "input_as_output", "floor")]
+        cells = ["" if value is None else f"{value:.4g}" for value in values]
+        if name == kernel:
+            cells[0] += f" ± {metrics['model'][f'{kernel}_std']:.2g}"
+        rows.append(f"| {NAMES.get(name, name)} | {' | '.join(cells)} |")
+    return "\n".join(rows)

@@ -1,0 +1,69 @@
+"""Presets: recipes laid over params.yaml, whose comments stay."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pix2pix.errors import UserError
+from pix2pix.files import atomic_file
+from pix2pix.params import PARAMS_FILE, read_yaml, validate
+
+PRESETS = Path("presets")
+
+
+def names() -> list[str]:
+    """The presets there are."""
+    return sorted(file.stem for file in PRESETS.glob("*.yaml"))
+
+
+def apply(name: str) -> list[str]:
+    """Lay presets/NAME.yaml over params.yaml.
+
+    Returns:
+        What changed, as `section.key: old → new`.
+
+    Raises:
+        UserError: no such preset, or the result is not valid; params.yaml is then as it was.
+    """
+    preset = PRESETS / f"{name}.yaml"
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
+        raise UserError(f"preset {name!r}: unknown; {hint}")
+    overlay = read_yaml(preset)
+    round_trip = YAML()
+    round_trip.preserve_quotes = True
+    round_trip.width = 200
+    values = round_trip.load(PARAMS_FILE.read_text(encoding="utf-8"))
+    changes = _lay_over(values, overlay, str(preset))
+    validate(read_plain(values), f"{preset} over {PARAMS_FILE}")
+    with atomic_file(PARAMS_FILE) as partial, partial.open("w", encoding="utf-8") as file:
+        round_trip.dump(values, file)
+    return changes
+
+
+def _lay_over(values: Any, overlay: Any, origin: str) -> list[str]:
+    if not isinstance(overlay, dict) or not all(isinstance(keys, dict) for keys in overlay.values()):
+        raise UserError(f"{origin}: is not a mapping of sections")
+    changes = []
+    for section, keys in overlay.items():
+        for key, value in keys.items():
+            old = values.setdefault(section, {}).get(key)
+            if old != value:
+                changes.append(f"{section}.{key}: {old} → {value}")
+                values[section][key] = value
+    return changes
+
+
+def read_plain(values: Any) -> Any:
+    """ruamel's commented containers as plain ones, which strict validation expects."""
+    if isinstance(values, dict):
+        return {str(key): read_plain(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [read_plain(value) for value in values]
+    for kind in (bool, int, float, str):
+        if isinstance(values, kind):
+            return kind(values)
+    return values

@@ -1,0 +1,43 @@
+"""What a run ends with on the terminal: numbers beside their yardsticks, where things are, what to type next."""
+
+from pathlib import Path
+
+from pix2pix.params import Params, distance_names
+
+from . import tracking
+from .registry import Registered
+
+ROWS = (
+    ("l1", "L1 (0–1)", ""),
+    ("psnr_db", "PSNR (dB)", "higher is better"),
+    ("ssim", "SSIM", "higher is better"),
+)
+REPORTS = Path("reports")
+
+
+def text(params: Params, registered: Registered) -> str:
+    """The summary of a finished run, plain text for a terminal of 80 columns."""
+    metrics = tracking.read_json(REPORTS / "metrics.json")
+    frechet, kernel = distance_names(metrics["features"]["name"])
+    rows = ((kernel, kernel, ""), (frechet, frechet, ""), *ROWS)
+    lines = ["", f"{metrics['images']} test images{'':14}model   input as output     floor"]
+    for key, label, note in rows:
+        model, doing_nothing = metrics["model"][key], metrics["input_as_output"][key]
+        floor = metrics["floor"].get(key)
+        change = f"{100 * (model / doing_nothing - 1):+.0f} %" if doing_nothing else ""
+        cells = f"{model:10.4g}{doing_nothing:18.4g}{'' if floor is None else format(floor, '.4g'):>10}"
+        lines.append(f"  {label:26}{cells}   {note or change}")
+    verb = "registered as" if registered.created else "is"
+    lines += [
+        "",
+        f"pictures  {REPORTS / 'test_grid.png'}  {REPORTS / 'worst.png'}",
+        f"model     {params.registry.model_name} {verb} version {registered.version}, {registered.alias}:",
+        f"          {registered.reason}",
+        f"store     {tracking.store_uri()}",
+        "",
+        "next      . .venv/bin/activate",
+        "          pix2pix translate data/pairs/test/input out   # any images or folders",
+        "          make ui                                       # runs, curves and models in a browser",
+        "          pix2pix preset facades-small && dvc repro     # the real CMP Facades",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,272 @@
+"""MLflow runs: a view of what the files say. Training goes on without a server; registering does not."""
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pix2pix.errors import UserError
+from pix2pix.params import Params
+
+from . import lineage
+
+log = logging.getLogger(__name__)
+
+# Seven tries with growing pauses, MLflow's default, would hold up a training for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+REPORTS = Path("reports")
+
+
+def store_uri() -> str:
+    """The tracking store: MLFLOW_TRACKING_URI, or mlflow.db in the project's main checkout."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{lineage.home() / 'mlflow.db'}"
+
+
+def connect() -> Any:
+    """The mlflow module, pointed at the store. Imported here: it takes seconds to load."""
+    import mlflow
+
+    mlflow.set_tracking_uri(store_uri())
+    mlflow.set_registry_uri(store_uri())
+    return mlflow
+
+
+@contextmanager
+def reachable() -> Iterator[Any]:
+    """Yield mlflow; an unreachable store becomes one line.
+
+    Raises:
+        UserError: the server does not answer or the database cannot be opened.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import OperationalError
+
+    try:
+        yield connect()
+    except (RequestException, OperationalError) as error:
+        raise _unreachable() from error
+    except MlflowException as error:
+        # A refused or unanswered request has no error code of the server's own.
+        if (
+            "Max retries exceeded" in str(error)
+            or "API request to" in str(error)
+            and "failed with" in str(error)
+        ):
+            raise _unreachable() from error
+        raise
+
+
+def _unreachable() -> UserError:
+    return UserError(
+        f"MLflow at {store_uri()} does not answer; start it, or set MLFLOW_TRACKING_URI to one that runs"
+    )
+
+
+def use_experiment(mlflow: Any, name: str) -> str:
+    """The id of the experiment, made where it is missing."""
+    found = mlflow.get_experiment_by_name(name)
+    if found:
+        return str(found.experiment_id)
+    # Beside the default database, not in whatever folder this process happens to stand.
+    local = None if os.environ.get("MLFLOW_TRACKING_URI") else (lineage.home() / "mlartifacts").as_uri()
+    return str(mlflow.create_experiment(name, artifact_location=local))
+
+
+# --- a training, live --------------------------------------------------------------------------------
+
+
+class TrainingRun:
+    """What a training tells MLflow. The first failure is said once and ends the telling, not the training."""
+
+    def __init__(self, mlflow: Any, grids: int) -> None:
+        self._mlflow = mlflow
+        self._grids_left = grids
+
+    def losses(self, step: int, values: Mapping[str, float]) -> None:
+        """A point of the loss curves."""
+        self._tell(lambda mlflow: mlflow.log_metrics(dict(values), step=step, synchronous=True))
+
+    def validated(self, step: int, epoch: int, l1: float, grid: Path) -> None:
+        """A validation: its L1, and its grid until run.tracked_grids of them are sent."""
+        self._tell(lambda mlflow: mlflow.log_metrics({"val_l1": l1}, step=step, synchronous=True))
+        if self._grids_left > 0:
+            self._grids_left -= 1
+            self._tell(lambda mlflow: _log_grid(mlflow, grid, epoch))
+
+    def finish(self, weights_sha256: str) -> None:
+        """The training is complete and its files are in place."""
+        self._tell(lambda mlflow: mlflow.set_tag("weights_sha256", weights_sha256))
+        self._tell(lambda mlflow: mlflow.log_artifact(str(REPORTS / "losses.csv")))
+        self._tell(lambda mlflow: mlflow.end_run("FINISHED"))
+
+    def stop(self, status: str) -> None:
+        """The training ends early: KILLED by the user or FAILED."""
+        self._tell(lambda mlflow: mlflow.end_run(status))
+
+    def _tell(self, action: Callable[[Any], Any]) -> None:
+        if self._mlflow is None:
+            return
+        try:
+            action(self._mlflow)
+        except Exception as error:
+            _say_lost(error)
+            self._mlflow = None
+
+
+@contextmanager
+def training_run(params: Params, fingerprint: str, data: Mapping[str, Any]) -> Iterator[TrainingRun]:
+    """Open the run of a training; one with this fingerprint that was interrupted is taken up again."""
+    mlflow = None
+    if params.run.tracking:
+        try:
+            mlflow = connect()
+            _open_run(mlflow, params, fingerprint, data)
+        except Exception as error:
+            _say_lost(error)
+            mlflow = None
+    tracked = TrainingRun(mlflow, params.run.tracked_grids)
+    try:
+        yield tracked
+    except Exception as error:
+        # An interruption is an order, not a failure.
+        tracked.stop("FAILED")
+        raise error
+    except BaseException:
+        tracked.stop("KILLED")
+        raise
+
+
+def _open_run(mlflow: Any, params: Params, fingerprint: str, data: Mapping[str, Any]) -> None:
+    experiment_id = use_experiment(mlflow, params.registry.model_name)
+    unfinished = mlflow.search_runs(
+        [experiment_id],
+        f"tags.fingerprint = '{fingerprint}' and attributes.status != 'FINISHED'",
+        max_results=1,
+        output_format="list",
+    )
+    if unfinished:
+        mlflow.start_run(run_id=unfinished[0].info.run_id, log_system_metrics=True)
+        return
+    tags = {**lineage.tags(), "fingerprint": fingerprint, "data_sha256": str(data["train"])}
+    mlflow.start_run(experiment_id=experiment_id, tags=tags, log_system_metrics=True)
+    mlflow.log_params(flat(params))
+    _log_dataset(mlflow, params, str(data["train"]))
+
+
+def _say_lost(error: Exception) -> None:
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    log.warning(
+        "MLflow at %s cannot be written (%s); training goes on, the files are complete", store_uri(), reason
+    )
+
+
+def flat(params: Params) -> dict[str, str]:
+    """Every parameter under its dotted key."""
+    sections = params.model_dump(mode="json")
+    return {
+        f"{section}.{key}": str(value) for section, keys in sections.items() for key, value in keys.items()
+    }
+
+
+def _log_dataset(mlflow: Any, params: Params, sha256: str) -> None:
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+
+    source = CodeDatasetSource(tags={"dataset.source": params.dataset.source})
+    # MLflow's digests have at most 36 characters.
+    dataset = MetaDataset(source, name=params.dataset.name, digest=sha256[:36])  # type: ignore[abstract]
+    mlflow.log_input(dataset, context="training")
+
+
+def _log_grid(mlflow: Any, grid: Path, epoch: int) -> None:
+    from PIL import Image
+
+    with Image.open(grid) as image:
+        mlflow.log_image(image, key="validation", step=epoch, synchronous=True)
+
+
+# --- afterwards, from the files ----------------------------------------------------------------------
+
+
+def run_of(mlflow: Any, params: Params, weights_sha256: str, data: Mapping[str, Any]) -> str:
+    """The id of the run that trained these weights; rebuilt from the files where the store lost it."""
+    experiment_id = use_experiment(mlflow, params.registry.model_name)
+    found = mlflow.search_runs(
+        [experiment_id], f"tags.weights_sha256 = '{weights_sha256}'", max_results=1, output_format="list"
+    )
+    return (
+        str(found[0].info.run_id) if found else _rebuild(mlflow, params, weights_sha256, data, experiment_id)
+    )
+
+
+def _rebuild(
+    mlflow: Any, params: Params, weights_sha256: str, data: Mapping[str, Any], experiment_id: str
+) -> str:
+    from mlflow.entities import Metric
+
+    train_sha256 = data["splits"]["train"]["sha256"]
+    tags = {
+        **lineage.tags(),
+        "weights_sha256": weights_sha256,
+        "data_sha256": train_sha256,
+        "rebuilt_from": "reports/losses.csv, reports/validation.csv, params.yaml",
+    }
+    with mlflow.start_run(experiment_id=experiment_id, tags=tags, log_system_metrics=False) as run:
+        mlflow.log_params(flat(params))
+        _log_dataset(mlflow, params, train_sha256)
+        points = [
+            Metric(name, float(row[name]), 0, int(row["step"]))
+            for row in _rows(REPORTS / "losses.csv")
+            for name in row
+            if name not in ("step", "epoch")
+        ]
+        points += [
+            Metric("val_l1", float(row["l1"]), 0, int(row["step"]))
+            for row in _rows(REPORTS / "validation.csv")
+        ]
+        # A request to MLflow may hold 1000 metrics.
+        for first in range(0, len(points), 1000):
+            mlflow.MlflowClient().log_batch(run.info.run_id, metrics=points[first : first + 1000])
+        mlflow.log_artifact(str(REPORTS / "losses.csv"))
+        grids = sorted((REPORTS / "samples").glob("*.png"))
+        for grid in grids[-params.run.tracked_grids :] if params.run.tracked_grids else []:
+            _log_grid(mlflow, grid, int(grid.stem.rpartition("-")[2]))
+        return str(run.info.run_id)
+
+
+def record_evaluation(mlflow: Any, run_id: str, metrics: Mapping[str, Any]) -> None:
+    """Add the test metrics, their baselines and the test pictures to a run that lacks them."""
+    client = mlflow.MlflowClient()
+    if client.get_run(run_id).data.tags.get("split_sha256") == metrics["split_sha256"]:
+        return
+    for group, prefix in (("model", "test"), ("input_as_output", "input_as_output"), ("floor", "floor")):
+        for name, value in metrics[group].items():
+            client.log_metric(run_id, f"{prefix}/{name}", value)
+    for file in ("test_grid.png", "worst.png", "metrics.json", "per_image.csv", "data.json", "data.png"):
+        client.log_artifact(run_id, str(REPORTS / file), "evaluation")
+    client.set_tag(run_id, "split_sha256", metrics["split_sha256"])
+
+
+def read_json(path: Path) -> Any:
+    """A report of an earlier stage.
+
+    Raises:
+        UserError: it is not there yet.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there yet; `dvc repro` makes it") from None
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,89 @@
+"""`pix2pix translate`: images and folders in, images out at their own size."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from pix2pix import images
+from pix2pix.errors import UserError
+from pix2pix.files import atomic_file
+from pix2pix.images import IMAGE_SUFFIXES, UnreadableImage
+from pix2pix.translator import Translator
+
+from . import registry
+
+
+def translate(inputs: Sequence[Path], output: Path, model: str) -> int:
+    """Translate every image; one that cannot be read is named and does not stop the others.
+
+    Args:
+        inputs: images, or folders that are searched to any depth.
+        output: a folder, in which the structure of an input folder is kept; or the file for one image.
+        model: file.onnx, models:/NAME@ALIAS or models:/NAME/VERSION.
+
+    Returns:
+        The number of images written.
+
+    Raises:
+        UserError: nothing to do, a result would overwrite an input or another result, or, after all others
+            are written, some images could not be read.
+    """
+    jobs = plan(inputs, output)
+    path = registry.pull(model) if model.startswith("models:/") else Path(model)
+    translator = Translator(path)
+    failed = []
+    console = Console(stderr=True)
+    for source, target in track(jobs, "translate", console=console, disable=not console.is_terminal):
+        try:
+            pixels = images.read_rgb(source)
+        except UnreadableImage as error:
+            failed.append(f"{source} {error}")
+            continue
+        translated = translator(pixels)
+        with atomic_file(target) as partial:
+            images.write_image(partial, translated)
+    if failed:
+        raise UserError(
+            f"{len(jobs) - len(failed)} of {len(jobs)} images translated; not: {'; '.join(failed[:5])}"
+        )
+    return len(jobs)
+
+
+def plan(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
+    """Which image goes where: all names are checked before any work."""
+    for path in inputs:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+    to_file = len(inputs) == 1 and inputs[0].is_file() and output.suffix.lower() in IMAGE_SUFFIXES
+    if to_file:
+        jobs = [(inputs[0], output)]
+    else:
+        if output.is_file():
+            raise UserError(f"{output}: is a file; for several images give a folder")
+        jobs = [(source, output / name) for path in inputs for source, name in _images(path)]
+    if not jobs:
+        raise UserError(f"{', '.join(map(str, inputs))}: no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
+    sources = {source.resolve() for source, _ in jobs}
+    taken: dict[Path, Path] = {}
+    for source, target in jobs:
+        resolved = target.resolve()
+        if resolved in sources:
+            raise UserError(f"{target}: is an input; choose another output folder")
+        if resolved in taken:
+            raise UserError(
+                f"{source} and {taken[resolved]} would both become {target}; translate them apart"
+            )
+        taken[resolved] = source
+    return jobs
+
+
+def _images(path: Path) -> list[tuple[Path, Path]]:
+    """Images with the name of their result, which is always a PNG: nothing is lost on the way out."""
+    if path.is_file():
+        return [(path, Path(f"{path.stem}.png"))]
+    found = sorted(
+        file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+    )
+    return [(file, file.relative_to(path).with_suffix(".png")) for file in found]

@@ -1,0 +1,293 @@
+"""Unpacking archives from strangers: nothing outside the folder, no links, no bombs, no silent loss."""
+
+import errno
+import gzip
+import io
+import lzma
+import stat
+import struct
+import tarfile
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+from typing import IO, Literal, Self
+
+from .errors import UserError
+
+MAX_MEMBERS = 500_000
+MAX_BYTES = 64 * 2**30
+
+_CHUNK_BYTES = 2**20
+# A tar header's extension (a long name, say) is read into memory whole; an honest one has some hundred bytes.
+_MAX_EXTENSION_BYTES = 2**20
+_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+# The record at a zip's end, without its comment.
+_ZIP_END_BYTES = 22
+# What the standard library raises over bytes that are not what they claim to be.
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    IndexError,
+    OverflowError,
+)
+
+
+class DamagedArchiveError(UserError):
+    """An archive that ends too early or does not decode."""
+
+
+class _MemberError(Exception):
+    """A member that is not let out of its archive, and why."""
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file starts like a .tar.gz, .tar or .zip; a web page called NAME.tar.gz does not."""
+    return _kind(path) is not None
+
+
+def extract(
+    archive: Path,
+    folder: Path,
+    *,
+    max_members: int = MAX_MEMBERS,
+    max_bytes: int = MAX_BYTES,
+    on_progress: Callable[[int], None] | None = None,
+) -> int:
+    """Unpack a .tar.gz, .tgz, .tar or .zip, told apart by content, into an empty folder.
+
+    Hidden files and macOS's `__MACOSX` are left out. After an error the folder is half full: give one
+    that vanishes then, as `files.atomic_folder` does.
+
+    Args:
+        max_members: members of the archive, folders included.
+        max_bytes: bytes that come out of it, counted as they are written.
+        on_progress: told the files written so far.
+
+    Returns:
+        Files written.
+
+    Raises:
+        DamagedArchiveError: it is truncated or does not decode.
+        UserError: it is no such archive, a member is refused, or a limit is passed.
+    """
+    try:
+        kind = _kind(archive)
+    except OSError as error:
+        raise UserError(f"{archive}: cannot be read ({error.strerror})") from None
+    if kind is None:
+        raise UserError(f"{archive}: is not a .tar.gz, .tgz, .tar or .zip archive")
+    target = _Target(folder, max_members, max_bytes, on_progress)
+    with _named(archive):
+        if kind == "zip":
+            _extract_zip(archive, target)
+        elif kind == "gzip":
+            with gzip.open(archive) as stream:
+                _extract_tar(stream, target)
+        else:
+            with archive.open("rb") as stream:
+                _extract_tar(stream, target)
+    return target.files
+
+
+def _kind(path: Path) -> Literal["zip", "gzip", "tar"] | None:
+    with path.open("rb") as file:
+        start = file.read(tarfile.BLOCKSIZE)
+    # The second is an empty zip's.
+    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
+    if start.startswith(b"\x1f\x8b"):
+        return "gzip"
+    return "tar" if start[257:262] == b"ustar" else None
+
+
+@dataclass
+class _Target:
+    """The folder that is filled, with what has come out of the archive so far."""
+
+    folder: Path
+    max_members: int
+    max_bytes: int
+    on_progress: Callable[[int], None] | None
+    members: int = 0
+    files: int = 0
+    written_bytes: int = 0
+    made: set[Path] = field(default_factory=set)
+
+    def place(self, name: str, size: int) -> Path | None:
+        """Where a member goes; None if it is left out. Raises _MemberError for a name that is not safe."""
+        self.members += 1
+        if self.members > self.max_members:
+            raise _MemberError(f"is one more than the {self.max_members:,} members allowed")
+        # Known before anything of it is read; what is really written is counted as well.
+        if self.written_bytes + size > self.max_bytes:
+            raise _MemberError(f"takes what comes out past the {self.max_bytes:,} bytes allowed")
+        parts = _safe_parts(name)
+        if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+            return None
+        return self.folder.joinpath(*parts)
+
+    def write(self, source: IO[bytes], path: Path) -> None:
+        """Write one member's bytes to a file that must be new."""
+        try:
+            if path.parent not in self.made:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.made.add(path.parent)
+            with path.open("xb") as file:
+                while chunk := source.read(_CHUNK_BYTES):
+                    self.written_bytes += len(chunk)
+                    if self.written_bytes > self.max_bytes:
+                        raise _MemberError(f"takes what comes out past the {self.max_bytes:,} bytes allowed")
+                    file.write(chunk)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            raise _MemberError("is there a second time, or is both a file and a folder") from None
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+                raise _MemberError("has a name that this disk does not take") from None
+            raise
+        self.files += 1
+        if self.on_progress:
+            self.on_progress(self.files)
+
+
+class _Header(tarfile.TarInfo):
+    """A tar header that is believed or refused: tarfile takes a damaged one for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            # A block of zeros is the end, and the only honest one.
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise
+            raise tarfile.ReadError(str(error)) from None
+        if header.size < 0 or (header.type in _EXTENSIONS and header.size > _MAX_EXTENSION_BYTES):
+            raise tarfile.ReadError("impossible size")
+        return header
+
+
+def _extract_tar(stream: io.BufferedIOBase, target: _Target) -> None:
+    # As a stream: seeking in a gzip file means reading it from the start.
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
+        while (member := tar.next()) is not None:
+            # tarfile would remember every header that went by.
+            tar.members = []  # type: ignore[attr-defined]
+            with _named_member(member.name):
+                path = target.place(member.name, member.size)
+                _check_type(member, target.folder)
+                content = tar.extractfile(member) if member.isreg() and path else None
+                if content and path:
+                    target.write(content, path)
+    # The gzip checksum is at the very end and tarfile does not read that far.
+    while stream.read(_CHUNK_BYTES):
+        pass
+
+
+def _check_type(member: tarfile.TarInfo, folder: Path) -> None:
+    if member.issym() or member.islnk():
+        raise _MemberError(f"is a link (to {_shown(member.linkname)})")
+    if member.issparse():
+        raise _MemberError("is a sparse file; pack it without holes")
+    try:
+        # The library's own rules, whatever it adds to them: no devices or pipes, nothing outside.
+        tarfile.data_filter(member, str(folder))
+    except tarfile.SpecialFileError:
+        raise _MemberError("is a device or a pipe") from None
+    except tarfile.FilterError as error:
+        raise _MemberError(str(error)) from None
+
+
+def _extract_zip(archive: Path, target: _Target) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        _check_count(archive, opened)
+        for member in opened.infolist():
+            # Python shortens or rewrites `filename`; this is the name as packed.
+            with _named_member(member.orig_filename):
+                _check_zip_member(member)
+                path = target.place(member.orig_filename, member.file_size)
+                if path and not member.is_dir():
+                    with opened.open(member) as content:
+                        target.write(content, path)
+
+
+def _check_count(archive: Path, opened: zipfile.ZipFile) -> None:
+    # One damaged length in a zip's directory swallows the entries behind it, and zipfile does not count.
+    with archive.open("rb") as file:
+        file.seek(-_ZIP_END_BYTES - len(opened.comment), io.SEEK_END)
+        end = file.read(_ZIP_END_BYTES)
+    claimed = int.from_bytes(end[10:12], "little")
+    # 65,535 stands for a number written elsewhere; writers that do not know this write the lower 16 bits.
+    if claimed not in (0xFFFF, len(opened.infolist()) & 0xFFFF):
+        raise zipfile.BadZipFile("members are missing from the directory")
+
+
+def _check_zip_member(member: zipfile.ZipInfo) -> None:
+    if member.flag_bits & 0x1:
+        raise _MemberError("is encrypted")
+    # The upper half holds the Unix mode, or zero.
+    file_type = stat.S_IFMT(member.external_attr >> 16)
+    if file_type == stat.S_IFLNK:
+        raise _MemberError("is a link")
+    if file_type not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise _MemberError("is a device or a pipe")
+
+
+def _safe_parts(name: str) -> list[str]:
+    """The parts of a member's path, on any system below the folder they are put into."""
+    if name.startswith("/"):
+        raise _MemberError("has an absolute path")
+    if "\\" in name:
+        raise _MemberError("has a backslash in its path")
+    # Terminals obey control characters, and DVC cannot store names that are no text.
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise _MemberError("has a name that is not plain text")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise _MemberError("leads out of the folder (..)")
+    if any(PureWindowsPath(part).drive for part in parts):
+        raise _MemberError("names a Windows drive")
+    return parts
+
+
+@contextmanager
+def _named(archive: Path) -> Iterator[None]:
+    damaged = DamagedArchiveError(f"{archive}: truncated or damaged; delete it and fetch again")
+    try:
+        yield
+    except _MemberError as refusal:
+        raise UserError(f"{archive}: {refusal}; nothing was unpacked") from None
+    except _DAMAGE as error:
+        raise damaged from error
+    except OSError as error:
+        # The decoders' own OSErrors come without a number, and a damaged offset seeks before the start.
+        if error.errno in (None, errno.EINVAL):
+            raise damaged from error
+        raise
+
+
+@contextmanager
+def _named_member(name: str) -> Iterator[None]:
+    try:
+        yield
+    except _MemberError as refusal:
+        raise _MemberError(f"{_shown(name)} {refusal}") from None
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 120 else f"{name[:120]}…")

@@ -1,0 +1,143 @@
+"""Saving and loading: the generator that is shipped, and the state that a training goes on from."""
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from .errors import UserError
+from .files import atomic_file, sha256_file, sha256_json
+from .generator import Generator
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """All that is needed to build a generator again, what its pixels mean, and what it was made from."""
+
+    levels: int
+    channels: int
+    norm: str
+    dropout_blocks: tuple[int, ...]
+    image_px: int
+    dataset: str
+    direction: str
+    params_sha256: str
+    data_sha256: str
+    code_sha256: str
+    in_channels: int = 3
+    out_channels: int = 3
+
+    def build(self) -> Generator:
+        """A generator of this shape with fresh weights."""
+        return Generator(
+            levels=self.levels,
+            channels=self.channels,
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            norm=self.norm,
+            dropout_blocks=self.dropout_blocks,
+        )
+
+
+def save_generator(path: Path, state: Mapping[str, Tensor], config: GeneratorConfig) -> None:
+    """Write weights and configuration as safetensors; equal content gives equal bytes."""
+    # safetensors writes several metadata keys in random order, so there is one.
+    metadata = {"config": json.dumps(asdict(config), sort_keys=True)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with atomic_file(path) as partial:
+        safetensors.torch.save_file(tensors, partial, metadata)
+
+
+def load_generator(path: Path) -> tuple[Generator, GeneratorConfig]:
+    """Read a generator written by `save_generator`, in eval mode on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged or not one of ours.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            fields = json.loads((file.metadata() or {})["config"])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config = GeneratorConfig(**{**fields, "dropout_blocks": tuple(fields["dropout_blocks"])})
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; `dvc repro train` makes it") from None
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: is not a generator of this project ({error})") from None
+    generator = config.build()
+    try:
+        generator.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{path}: weights do not fit their own configuration: {error}") from None
+    return generator.eval(), config
+
+
+def code_sha256() -> str:
+    """Digest of the pix2pix modules that are loaded: the code that a training's bits depend on."""
+    package = __package__ or "pix2pix"
+    files = {
+        name: sha256_file(Path(module.__file__))
+        for name, module in sys.modules.items()
+        if name.startswith(f"{package}.") and module.__file__
+    }
+    return sha256_json(files)
+
+
+class CheckpointFolder:
+    """Where one training keeps its state, named by the fingerprint of all that decides its bits.
+
+    A training with other parameters, data or code has another folder and never meets this one.
+    """
+
+    def __init__(self, root: Path, fingerprint: str) -> None:
+        self.path = root / fingerprint[:16]
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path / "lock")
+
+    def lock(self) -> None:
+        """Hold the folder until this process ends, however it ends.
+
+        Raises:
+            UserError: another training holds it.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.path}: another training with these parameters and data is running; "
+                "wait for it or stop it"
+            ) from None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the checkpoint, whole or not at all."""
+        with atomic_file(self.path / CHECKPOINT) as partial:
+            torch.save(dict(state), partial)
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """The last checkpoint, or None where there is none."""
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        except (RuntimeError, EOFError, ValueError, OSError) as error:
+            raise UserError(f"{path}: is damaged ({error}); remove it to start from the beginning") from None
+        return state
+
+    def remove(self) -> None:
+        """Forget everything: the training is complete and its outputs are in place."""
+        self._lock.release()
+        shutil.rmtree(self.path, ignore_errors=True)

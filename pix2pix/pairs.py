@@ -1,0 +1,341 @@
+"""Pairs: finding them in a folder, splitting them, preparing them, and holding them in memory."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from . import images
+from .errors import UserError
+from .files import write_json
+from .images import IMAGE_SUFFIXES, Pixels, UnreadableImage
+from .params import Prepare
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+SIDES = ("A", "B")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Where one pair comes from: one combined file (A on the left, B on the right), or two files."""
+
+    name: str
+    split: Split | None
+    a: Path
+    b: Path | None = None
+
+    @property
+    def is_combined(self) -> bool:
+        return self.b is None
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A file that cannot be used and why, in words that fit behind its name."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What became of a pair: its name, the digest of its pixels, the size its sides came in."""
+
+    name: str
+    sha256: str
+    source_size: str
+
+
+# --- finding -----------------------------------------------------------------------------------------
+
+
+def find_pairs(folder: Path) -> tuple[list[Pair], list[Reject]]:
+    """Find the pairs below a folder, in a fixed order.
+
+    A folder called train, val or test anywhere on a file's path is its split; one called A or B its side;
+    what is left of the path is its name. Files without a side are combined images.
+    """
+    sides: dict[tuple[Split | None, str], dict[str, Path]] = {}
+    rejects: list[Reject] = []
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() not in IMAGE_SUFFIXES or not file.is_file():
+            continue
+        relative = PurePosixPath(file.relative_to(folder).as_posix())
+        split, side, name = _place(relative)
+        found = sides.setdefault((split, name), {})
+        if side in found or (found and (side == "" or "" in found)):
+            rejects.append(Reject(str(relative), f"a second file for the pair {name}"))
+        else:
+            found[side] = file
+    pairs = []
+    has_splits = any(split for split, _ in sides)
+    for (split, name), found in sides.items():
+        files = {side: str(file.relative_to(folder)) for side, file in found.items()}
+        if has_splits and split is None:
+            rejects += [Reject(name, "lies outside the split folders") for name in files.values()]
+        elif "" in found:
+            pairs.append(Pair(name, split, found[""]))
+        elif len(found) == len(SIDES):
+            pairs.append(Pair(name, split, found["A"], found["B"]))
+        else:
+            ((side, lonely),) = files.items()
+            other = "B" if side == "A" else "A"
+            rejects.append(Reject(lonely, f"has no partner of the same name in {other}/"))
+    return pairs, rejects
+
+
+def _place(relative: PurePosixPath) -> tuple[Split | None, str, str]:
+    split: Split | None = None
+    side = ""
+    rest = []
+    for folder in relative.parts[:-1]:
+        if split is None and folder.lower() in SPLIT_FOLDERS:
+            split = SPLIT_FOLDERS[folder.lower()]
+        elif not side and folder in SIDES:
+            side = folder
+        else:
+            rest.append(folder)
+    return split, side, "__".join([*rest, relative.stem])
+
+
+# --- splitting ---------------------------------------------------------------------------------------
+
+
+def split_of(name: str, val_share: float, test_share: float) -> Split:
+    """The split that a pair's name puts it in: the same whatever else the data set holds.
+
+    The first 64 bits of the name's SHA-256, as a number in [0, 1), fall into test, val or train.
+    """
+    digest = hashlib.sha256(name.encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    if position < test_share:
+        return "test"
+    return "val" if position < test_share + val_share else "train"
+
+
+def assign_splits(
+    pairs: Sequence[Pair], val_share: float, test_share: float
+) -> tuple[dict[Split, list[Pair]], str]:
+    """Put every pair in its split; official splits are kept.
+
+    A set with train and val only is tested on val, as maps and cityscapes are, and takes its validation
+    pairs from train; one with train and test only does the latter as well.
+
+    Returns:
+        The pairs by split, each in order of name, and the rule in words.
+
+    Raises:
+        UserError: a split would be empty.
+    """
+    official = {pair.split for pair in pairs} - {None}
+    if official == {"train", "val", "test"}:
+        rule = "the data's own train, val and test"
+        choose: Callable[[Pair], Split] = lambda pair: pair.split or "train"  # noqa: E731
+    elif official in ({"train", "val"}, {"train", "test"}):
+        held_out = "val" if "val" in official else "test"
+        rule = f"the data's own {held_out} as test; {val_share:.0%} of its train as val, by name"
+        choose = lambda pair: "test" if pair.split == held_out else split_of(pair.name, val_share, 0)  # noqa: E731
+    elif official in (set(), {"train"}):
+        rule = f"{val_share:.0%} val and {test_share:.0%} test, by name"
+        choose = lambda pair: split_of(pair.name, val_share, test_share)  # noqa: E731
+    else:
+        raise UserError(f"data/raw: has {' and '.join(sorted(map(str, official)))} but no train folder")
+    splits: dict[Split, list[Pair]] = {split: [] for split in SPLITS}
+    for pair in sorted(pairs, key=lambda pair: pair.name):
+        splits[choose(pair)].append(pair)
+    return splits, rule
+
+
+def check_not_empty(counts: dict[Split, int], rule: str) -> None:
+    """Raises UserError naming the first split without a usable pair."""
+    for split, count in counts.items():
+        if not count:
+            total = sum(counts.values())
+            raise UserError(
+                f"data/raw: the {split} split is empty ({total} usable pairs, split: {rule}); "
+                f"add pairs or raise prepare.{'val' if split == 'val' else 'test'}_share"
+            )
+
+
+# --- preparing ---------------------------------------------------------------------------------------
+
+
+def read_pair(pair: Pair) -> tuple[Pixels, Pixels]:
+    """Decode the two sides of a pair, A first: uint8 [height, width, 3] each, of one size.
+
+    Raises:
+        UnreadableImage: a side does not decode, or the two do not match.
+    """
+    if pair.is_combined:
+        both = images.read_rgb(pair.a)
+        width = both.shape[1]
+        if width % 2:
+            raise UnreadableImage(f"has an odd width of {width} px, so it has no two equal halves")
+        return both[:, : width // 2], both[:, width // 2 :]
+    assert pair.b is not None
+    a, b = images.read_rgb(pair.a), images.read_rgb(pair.b)
+    if a.shape != b.shape:
+        raise UnreadableImage(f"its sides differ in size: A {_size(a)}, B {_size(b)}")
+    return a, b
+
+
+def prepare_pair(
+    pair: Pair, folder: Path, side_px: int, direction: str, resize_input: str, resize_target: str
+) -> Prepared:
+    """Write folder/input/NAME.png and folder/target/NAME.png, square, side_px on a side.
+
+    Raises:
+        UnreadableImage: see `read_pair`.
+    """
+    a, b = read_pair(pair)
+    source, target = (a, b) if direction == "AtoB" else (b, a)
+    digest = hashlib.sha256()
+    for side, pixels, method in (("input", source, resize_input), ("target", target, resize_target)):
+        resized = np.ascontiguousarray(images.resize(pixels, side_px, side_px, method))
+        images.write_png(folder / side / f"{pair.name}.png", resized)
+        digest.update(resized.tobytes())
+    return Prepared(pair.name, digest.hexdigest(), _size(a))
+
+
+def prepare_splits(
+    splits: dict[Split, list[Pair]],
+    folder: Path,
+    raw: Path,
+    prepare: Prepare,
+    direction: str,
+    on_pair: Callable[[int], None],
+    workers: int,
+) -> tuple[dict[Split, list[Prepared]], list[Reject]]:
+    """Prepare every pair on all cores; training pairs at load_px, the others at image_px.
+
+    Decoding, resizing and encoding run outside Python's lock, so threads are enough.
+    """
+    done: dict[Split, list[Prepared]] = {split: [] for split in SPLITS}
+    rejects = []
+    finished = 0
+    with ThreadPoolExecutor(workers) as pool:
+        for split, pairs in splits.items():
+            for side in ("input", "target"):
+                (folder / split / side).mkdir(parents=True)
+            side_px = prepare.load_px if split == "train" else prepare.image_px
+            arguments = (folder / split, side_px, direction, prepare.resize_input, prepare.resize_target)
+            jobs = [pool.submit(prepare_pair, pair, *arguments) for pair in pairs]
+            try:
+                for pair, job in zip(pairs, jobs, strict=True):
+                    try:
+                        done[split].append(job.result())
+                    except UnreadableImage as error:
+                        rejects.append(Reject(str(pair.a.relative_to(raw)), str(error)))
+                    finished += 1
+                    on_pair(finished)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    return done, rejects
+
+
+def split_sha256(digests: Iterable[tuple[str, str]]) -> str:
+    """One digest for a split, from (name, digest of the pixels) in order of name."""
+    whole = hashlib.sha256()
+    for name, digest in sorted(digests):
+        whole.update(f"{name}\0{digest}\n".encode())
+    return whole.hexdigest()
+
+
+def summary(
+    done: dict[Split, list[Prepared]], rejects: Sequence[Reject], rule: str, prepare: Prepare
+) -> dict[str, Any]:
+    """The content of reports/data.json."""
+    sizes = Counter(pair.source_size for pairs in done.values() for pair in pairs)
+    return {
+        "split_rule": rule,
+        "image_px": prepare.image_px,
+        "load_px": prepare.load_px,
+        "splits": {
+            split: {
+                "pairs": len(pairs),
+                "sha256": split_sha256((pair.name, pair.sha256) for pair in pairs),
+            }
+            for split, pairs in done.items()
+        },
+        "source_sizes": dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:20]),
+        "rejects": [{"file": reject.file, "reason": reject.reason} for reject in rejects],
+    }
+
+
+def _size(pixels: Pixels) -> str:
+    return f"{pixels.shape[1]}×{pixels.shape[0]}"
+
+
+# --- prepared pairs, read back -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a consumer of prepared pairs must know about them: data/pairs/pairs.json."""
+
+    dataset: str
+    direction: str
+    image_px: int
+    load_px: int
+
+    def write(self, path: Path) -> None:
+        write_json(path, vars(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "Geometry":
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Prepared pairs in memory, in order of name.
+
+    Attributes:
+        inputs, targets: uint8 [pairs, 3, side, side].
+        sha256: the digest that reports/data.json has for this split.
+    """
+
+    names: tuple[str, ...]
+    inputs: Pixels
+    targets: Pixels
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def load_split(folder: Path, workers: int = 8) -> PairSet:
+    """Read data/pairs/SPLIT into memory: 6 × side² bytes a pair."""
+    names = sorted(file.stem for file in (folder / "input").glob("*.png"))
+    with ThreadPoolExecutor(workers) as pool:
+        inputs = _stack(
+            pool.map(images.read_rgb, [folder / "input" / f"{name}.png" for name in names]), names
+        )
+        targets = _stack(
+            pool.map(images.read_rgb, [folder / "target" / f"{name}.png" for name in names]), names
+        )
+    digests = []
+    for name, source, target in zip(names, inputs, targets, strict=True):
+        digest = hashlib.sha256(source.transpose(1, 2, 0).tobytes())
+        digest.update(target.transpose(1, 2, 0).tobytes())
+        digests.append((name, digest.hexdigest()))
+    return PairSet(tuple(names), inputs, targets, split_sha256(digests))
+
+
+def _stack(read: Iterator[Pixels], names: Sequence[str]) -> Pixels:
+    stacked: Pixels | None = None
+    for index, pixels in enumerate(read):
+        if stacked is None:
+            stacked = np.empty((len(names), 3, *pixels.shape[:2]), np.uint8)
+        stacked[index] = pixels.transpose(2, 0, 1)
+    assert stacked is not None, "prepare leaves no split empty"
+    return stacked

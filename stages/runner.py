@@ -1,0 +1,64 @@
+"""How every stage starts and ends: validated parameters in, one line and a status out."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from pix2pix.errors import UserError
+from pix2pix.params import Params, load
+
+from .console import console
+
+
+class Stopped(BaseException):
+    """SIGTERM, raised where the program stands so that every `finally` runs, as Ctrl-C already does."""
+
+
+def run(stage: Callable[[Params], None]) -> None:
+    """Run a stage as a program: exit 0, or 2 (or the error's own status) after one line, or 130/143.
+
+    A bug keeps its traceback and exits with 1.
+    """
+    logging.basicConfig(level=logging.INFO, handlers=[_LineHandler()], format="%(message)s")
+    # Libraries speak up for warnings only; what a user should read is said by our own loggers.
+    for name in ("alembic", "mlflow", "torch", "onnxscript", "onnx_ir", "urllib3", "PIL"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, _raise_stopped)
+    status = 1
+    try:
+        stage(load())
+        status = 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        print(f"{_name(stage)}: interrupted", file=sys.stderr, flush=True)
+        status = 128 + signal.SIGINT
+    except Stopped:
+        print(f"{_name(stage)}: stopped", file=sys.stderr, flush=True)
+        status = 128 + signal.SIGTERM
+    finally:
+        # dvc turns every status into 255; whoever started it may want to know ours.
+        if status and (path := os.environ.get("PIX2PIX_OUTCOME_FILE")):
+            Path(path).write_text(str(status), encoding="utf-8")
+    sys.exit(status)
+
+
+def _name(stage: Callable[[Params], None]) -> str:
+    return stage.__module__.rpartition(".")[2] if stage.__module__ != "__main__" else stage.__name__
+
+
+def _raise_stopped(signum: int, frame: FrameType | None) -> None:
+    raise Stopped
+
+
+class _LineHandler(logging.Handler):
+    """Log lines above a live progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
