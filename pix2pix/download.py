@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import platformdirs
 import requests
@@ -21,8 +22,8 @@ from .files import sha256_file, write_json
 log = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "PIX2PIX_CACHE"
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
-MAX_WAIT_S = 30
+# To connect, and between two pieces of an answer.
+TIMEOUTS_S = (10.0, 60.0)
 
 _CHUNK_BYTES = 2**18
 # A server that is busy or broken today; every other refusal is final.
@@ -84,31 +85,28 @@ def fetch_file(
     retrying = Retrying(
         retry=retry_if_exception_type(_AttemptError),
         stop=stop_after_attempt(attempts),
-        wait=wait_exponential(multiplier=first_wait_s, max=MAX_WAIT_S),
+        wait=wait_exponential(multiplier=first_wait_s, max=30),
         before_sleep=_say_again,
         reraise=True,
     )
     download = functools.partial(retrying, _download, on_progress)
-    failures: dict[str, Exception] = {}
+    failed: list[str] = []
+    may_pass = False
     for place, size_bytes in addresses.items():
-        if failures:
-            log.warning("%s; trying %s", _listed(failures).rpartition("; ")[2], place)
+        if failed:
+            log.warning("%s; trying %s", failed[-1], place)
         try:
             if "://" not in place:
                 wanted.verify(Path(place), size_bytes)
                 return Path(place)
-            with _writable(download_folder()) as folder, _alone(folder / f"{name}.lock"):
+            folder = download_folder()
+            with _held(folder, name):
                 return _from_url(place, size_bytes, folder, wanted, download)
         except (_AttemptError, _AddressError) as failure:
-            failures[place] = failure
-    kind = (
-        DownloadError
-        if any(isinstance(failure, _AttemptError) for failure in failures.values())
-        else UserError
-    )
-    raise kind(
-        f"{name}: not to be had ({_listed(failures)}); set PIX2PIX_MIRROR to a folder that holds {name}"
-    )
+            failed.append(f"{place} {failure}")
+            may_pass |= isinstance(failure, _AttemptError)
+    line = f"{name}: not to be had ({'; '.join(failed)}); set PIX2PIX_MIRROR to a folder that holds {name}"
+    raise DownloadError(line) if may_pass else UserError(line)
 
 
 @dataclass(frozen=True)
@@ -122,20 +120,15 @@ class _Wanted:
     def verify(self, path: Path, size_bytes: int | None) -> None:
         """Raise _AddressError if the file at `path` is not the right one."""
         try:
-            self._verify(path, size_bytes)
+            found_bytes = path.stat().st_size
+            if size_bytes not in (None, found_bytes):
+                raise _AddressError(f"has {found_bytes:,} bytes instead of {size_bytes:,}")
+            if not self.looks_right(path):
+                raise _AddressError(f"is {found_bytes:,} bytes of something else")
+            if self.sha256 and (found := sha256_file(path)) != self.sha256:
+                raise _AddressError(f"has sha256 {found}, not the pinned {self.sha256}")
         except OSError as error:
             raise _AddressError(f"cannot be read ({error.strerror})") from error
-
-    def _verify(self, path: Path, size_bytes: int | None) -> None:
-        if not path.is_file():
-            raise _AddressError("is not there")
-        found_bytes = path.stat().st_size
-        if size_bytes is not None and found_bytes != size_bytes:
-            raise _AddressError(f"has {found_bytes:,} bytes instead of {size_bytes:,}")
-        if not self.looks_right(path):
-            raise _AddressError(f"is {found_bytes:,} bytes of something else")
-        if self.sha256 and (found := sha256_file(path)) != self.sha256:
-            raise _AddressError(f"has sha256 {found}, not the pinned {self.sha256}")
 
 
 @dataclass(frozen=True)
@@ -146,6 +139,14 @@ class _Origin:
     # The server's name for this version of the file: a strong ETag, or the time of its last change.
     validator: str
     total_bytes: int | None
+
+    @classmethod
+    def of(cls, url: str, response: requests.Response) -> Self:
+        etag = response.headers.get("ETag", "")
+        # A weak ETag may be the same for files that differ in bytes.
+        validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+        length = response.headers.get("Content-Length", "")
+        return cls(url, validator, int(length) if length.isdecimal() else None)
 
 
 class _Partial:
@@ -162,9 +163,8 @@ class _Partial:
             done_bytes = self.path.stat().st_size
         except (FileNotFoundError, ValueError, TypeError):
             return 0, None
-        if origin.url != url or not origin.validator or not done_bytes:
-            return 0, None
-        return done_bytes, origin
+        same = origin.url == url and origin.validator and done_bytes
+        return (done_bytes, origin) if same else (0, None)
 
     def begin(self, origin: _Origin) -> None:
         """Forget what is there; the bytes to come are of `origin`."""
@@ -214,17 +214,16 @@ def _download(on_progress: Progress, url: str, size_bytes: int | None, partial: 
     headers = {"Accept-Encoding": "identity"}
     if origin:
         headers |= {"Range": f"bytes={done_bytes}-", "If-Range": origin.validator}
-    with _network_named(), _get(url, headers) as response:
+    with _network_named(), requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS_S) as response:
         _check_status(response, partial)
         if origin and response.status_code == requests.codes.partial_content:
             _check_range(response, done_bytes, origin, partial)
             log.info("going on after %s bytes", f"{done_bytes:,}")
         else:
-            done_bytes = 0
-            origin = _Origin(url, _validator(response), _content_bytes(response))
+            done_bytes, origin = 0, _Origin.of(url, response)
+            if None not in (size_bytes, origin.total_bytes) and size_bytes != origin.total_bytes:
+                raise _AddressError(f"has {origin.total_bytes:,} bytes instead of {size_bytes:,}")
             partial.begin(origin)
-        if None not in (size_bytes, origin.total_bytes) and size_bytes != origin.total_bytes:
-            raise _AddressError(f"has {origin.total_bytes:,} bytes instead of {size_bytes:,}")
         with partial.path.open("ab") as file:
             on_progress(done_bytes, origin.total_bytes)
             for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
@@ -233,10 +232,6 @@ def _download(on_progress: Progress, url: str, size_bytes: int | None, partial: 
                 on_progress(done_bytes, origin.total_bytes)
     if origin.total_bytes is not None and done_bytes != origin.total_bytes:
         raise _AttemptError(f"broke off after {done_bytes:,} of {origin.total_bytes:,} bytes")
-
-
-def _get(url: str, headers: dict[str, str]) -> requests.Response:
-    return requests.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
 
 
 def _check_status(response: requests.Response, partial: _Partial) -> None:
@@ -259,32 +254,16 @@ def _check_range(response: requests.Response, done_bytes: int, origin: _Origin, 
         raise _AttemptError(f"sent another range than was asked for ({sent or 'unnamed'})")
 
 
-def _validator(response: requests.Response) -> str:
-    # A weak ETag may be the same for files that differ in bytes.
-    etag = response.headers.get("ETag", "")
-    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
-
-
-def _content_bytes(response: requests.Response) -> int | None:
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
-
-
 @contextmanager
 def _network_named() -> Iterator[None]:
+    failures = requests.exceptions
     try:
         yield
-    except (
-        requests.exceptions.InvalidURL,
-        requests.exceptions.InvalidSchema,
-        requests.exceptions.TooManyRedirects,
-    ) as error:
+    except (failures.InvalidURL, failures.InvalidSchema, failures.TooManyRedirects) as error:
         raise _AddressError(f"cannot be asked ({error})") from error
-    except (requests.exceptions.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError) as error:
-        raise _AttemptError(f"gave no answer in {CONNECT_TIMEOUT_S} s") from error
-    except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as error:
-        raise _AttemptError(f"fell silent for {READ_TIMEOUT_S} s") from error
-    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+    except (failures.Timeout, urllib3.exceptions.TimeoutError) as error:
+        raise _AttemptError("gave no answer in time") from error
+    except (failures.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _AttemptError(f"cannot be read ({_root(error)})") from error
 
 
@@ -296,26 +275,22 @@ def _root(error: BaseException) -> str:
 
 
 @contextmanager
-def _writable(folder: Path) -> Iterator[Path]:
+def _held(folder: Path, name: str) -> Iterator[None]:
+    """The download folder, made and held for one file; a folder that fails is the user's to mend."""
+    lock = FileLock(folder / f"{name}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-    except OSError as error:
-        raise UserError(
-            f"{folder}: {error.strerror or error}; free some space or set {CACHE_VARIABLE} to another folder"
-        ) from error
-
-
-@contextmanager
-def _alone(lock_path: Path) -> Iterator[None]:
-    lock = FileLock(lock_path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for another process that downloads the same file")
-        lock.acquire()
-    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("waiting for another process that downloads %s", name)
+            lock.acquire()
         yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{folder}: {reason}; free some space or set {CACHE_VARIABLE} to another folder"
+        ) from error
     finally:
         lock.release()
 
@@ -323,7 +298,3 @@ def _alone(lock_path: Path) -> Iterator[None]:
 def _say_again(state: RetryCallState) -> None:
     failure = state.outcome.exception() if state.outcome else None
     log.warning("%s; trying again in %.0f s", failure, state.next_action.sleep if state.next_action else 0)
-
-
-def _listed(failures: Mapping[str, Exception]) -> str:
-    return "; ".join(f"{place} {failure}" for place, failure in failures.items())

@@ -55,7 +55,11 @@ def write_png(path: Path, pixels: Pixels, compress_level: int = 1) -> None:
 
 def write_image(path: Path, pixels: Pixels) -> None:
     """Write in the format of the file's suffix, as well as that format can."""
-    options = {".jpg": {"quality": 95}, ".jpeg": {"quality": 95}, ".webp": {"lossless": True}}
+    options: dict[str, dict[str, Any]] = {
+        ".jpg": {"quality": 95},
+        ".jpeg": {"quality": 95},
+        ".webp": {"lossless": True},
+    }
     Image.fromarray(pixels).save(path, **options.get(path.suffix.lower(), {}))
 
 

@@ -154,12 +154,12 @@ def _walk(folder: Path, around: set[Path]) -> Iterator[Path]:
         items = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
     for item in items:
         with _readable(item):
-            exists, is_folder, target = item.exists(), item.is_dir(), item.resolve()
+            exists, target = item.exists(), item.resolve() if item.is_dir() else None
         if not exists:
             log.warning("%s: left out, a link to nothing", item)
         elif target in around:
             log.warning("%s: left out, a link to a folder around it", item)
-        elif is_folder:
+        elif target:
             yield from _walk(item, around | {target})
         elif item.suffix.lower() in IMAGE_SUFFIXES and item.is_file():
             yield item
