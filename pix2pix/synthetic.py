@@ -33,7 +33,7 @@ PALETTE = {
     "blind": (255, 240, 0),
     "balcony": (192, 255, 63),
 }
-SPLITS = {"train": 240, "val": 20, "test": 100}
+SPLITS = {"train": 200, "val": 20, "test": 80}
 
 UNITS = 128
 SUPERSAMPLE = 2

@@ -56,11 +56,12 @@ def _bar(task: str, total: float | None, unit: str) -> Iterator[Update]:
 @contextmanager
 def _lines(task: str, total: float | None, unit: str) -> Iterator[Update]:
     started = said = time.monotonic()
-    known_total = total
+    known_total, last_text = total, ""
 
     def update(done: float, total: float | None = None, text: str = "") -> None:
-        nonlocal said, known_total
+        nonlocal said, known_total, last_text
         known_total = total if total is not None else known_total
+        last_text = text or last_text
         now = time.monotonic()
         if now - said < LINE_EVERY_S:
             return
@@ -69,7 +70,7 @@ def _lines(task: str, total: float | None, unit: str) -> Iterator[Update]:
         left = (
             f", {duration((now - started) * (known_total / done - 1))} left" if known_total and done else ""
         )
-        words = f"{task}: {done:.0f}{of} {unit}{left}{'  ' + text if text else ''}"
+        words = f"{task}: {done:.0f}{of} {unit}{left}{'  ' + last_text if last_text else ''}"
         console.print(words, markup=False, highlight=False, soft_wrap=True)
 
     yield update
