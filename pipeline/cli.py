@@ -30,16 +30,24 @@ def validated() -> None:
 
 
 @app.command()
-def repro(targets: Annotated[list[str] | None, typer.Argument(help="Stages; all without.")] = None) -> None:
-    """Run the stages that have changed, register the generator and show what came out."""
+def repro(
+    stages: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="STAGE", help="Only these stages and what they need."),
+    ] = None,
+) -> None:
+    """Run what has changed, register the generator, show the result."""
     from . import repro as module
 
-    console.print(module.repro(targets or []), markup=False)
+    if text := module.repro(stages or []):
+        console.print(text, markup=False)
 
 
 @app.command()
-def preset(name: Annotated[str, typer.Argument(help="A file in presets/, without .yaml.")]) -> None:
-    """Lay a recipe over params.yaml, keeping its comments."""
+def preset(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A file in presets/, without .yaml.")],
+) -> None:
+    """Lay a recipe of presets/ over params.yaml, keeping its comments."""
     from . import presets
 
     changes = presets.apply(name)
@@ -50,7 +58,7 @@ def preset(name: Annotated[str, typer.Argument(help="A file in presets/, without
 
 @app.command()
 def register() -> None:
-    """Make sure that the generator of this workspace is in the registry."""
+    """Make sure that this folder's generator is in the registry."""
     from . import registry, tracking
     from .repro import CARD
 
@@ -60,18 +68,31 @@ def register() -> None:
     done = registry.register(_params(), CARD.read_text(encoding="utf-8"))
     verb = "registered" if done.created else "was there"
     console.print(
-        f"{done.model_name} version {done.version} {verb}: {done.alias} ({done.reason}) in {tracking.store_uri()}",
+        f"{done.model_name} version {done.version} {verb}: {done.alias} ({done.reason}) "
+        f"in {tracking.store_name()}",
         markup=False,
     )
 
 
 @app.command()
 def translate(
-    inputs: Annotated[list[Path], typer.Argument(help="Images or folders of images.")],
-    output: Annotated[Path, typer.Argument(help="A folder; or a file, for one image.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT", help="Images, or folders searched to any depth.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUTPUT",
+            help="A folder, which gets PNG files in the structure of the input; for one image also a file.",
+        ),
+    ],
     model: Annotated[
         str,
-        typer.Option(help="A file.onnx, models:/NAME@ALIAS or models:/NAME/VERSION. [default: the champion]"),
+        typer.Option(
+            metavar="MODEL",
+            help="A file.onnx, models:/NAME@ALIAS or models:/NAME/VERSION.",
+            show_default="the champion of registry.model_name in params.yaml",
+        ),
     ] = "",
 ) -> None:
     """Translate images at their own size with a registered generator."""
@@ -84,20 +105,18 @@ def translate(
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
-    """Open the MLflow pages of this project's store on http://127.0.0.1:PORT."""
+def ui(
+    port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="A free port.")] = 5000,
+) -> None:
+    """Serve the MLflow pages of this project at http://127.0.0.1:PORT."""
     from . import tracking
 
-    arguments = [
-        "server",
-        "--backend-store-uri",
-        tracking.store_uri(),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *arguments])
+    if tracking.store_uri().startswith(("http://", "https://")):
+        console.print(f"a server already shows them: {tracking.store_name()}", markup=False)
+        return
+    store = ["--backend-store-uri", tracking.store_uri()]
+    command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, command)
 
 
 def _params() -> Params:
@@ -113,19 +132,16 @@ def _quiet_libraries() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command: a user's mistake is one line and status 2, a bug keeps its traceback."""
+    """Run the command: a user's mistake is one line and status 2; Ctrl-C is 130; a bug has its traceback."""
     from .repro import StageFailed
 
     try:
-        app(arguments)
+        app(arguments, prog_name="pix2pix")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except StageFailed as failure:
         sys.exit(failure.status)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where a result comes from: the project's home, git, dvc.lock, the environment. Observes, decides nothing."""
+"""Where a result comes from: the project's home, git, dvc.lock, environment. Observes, decides nothing."""
 
 import os
 import platform
@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pix2pix.files import sha256_file, sha256_json
+from pix2pix.params import PARAMS_FILE
 
 
 @cache
@@ -16,12 +17,15 @@ def home() -> Path:
 
     A queued experiment works in a copy and a worktree in a folder of its own; both share the main
     checkout's MLflow store and checkpoints. DVC_ROOT names the main checkout in a copy of DVC's; a
-    worktree's git directory lies in it. Without git it is the current folder.
+    worktree's git directory lies in it. Without git it is the current folder. In a repository that holds
+    more than this project it is the project's folder, not the repository's.
     """
     start = os.environ.get("DVC_ROOT") or "."
     common = _git("-C", start, "rev-parse", "--path-format=absolute", "--git-common-dir")
     if common and Path(common).name == ".git":
-        return Path(common).parent
+        checkout, inside = Path(common).parent, Path(_git("-C", start, "rev-parse", "--show-prefix") or "")
+        folders = (checkout / folder for folder in (inside, *inside.parents))
+        return next((folder for folder in folders if (folder / PARAMS_FILE).exists()), checkout)
     return Path(start).resolve()
 
 

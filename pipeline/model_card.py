@@ -1,5 +1,6 @@
 """The model card: what a generator is, what it was made of, how good it is, how to load it."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,25 +18,26 @@ def write(
     counts = ", ".join(f"{split['pairs']} {which}" for which, split in data["splits"].items())
     return f"""# {name}
 
-A pix2pix generator (U-Net, conditional GAN + L1; Isola et al. 2017) trained on **{dataset.name}**, {direction},
-at {data["image_px"]} px. Pixels in, pixels out: uint8, any height and width that are multiples of
-{export["multiple"]}; deterministic, and the same alone and in a batch.
+A pix2pix generator (U-Net, conditional GAN + L1; Isola et al. 2017)
+trained on **{dataset.name}**, {direction}, at {data["image_px"]} px. Pixels in, pixels out: uint8, any height
+and width that are multiples of {export["multiple"]}; deterministic, and the same alone and in a batch.
 
 | | |
 |---|---|
 | pairs | {counts} ({data["split_rule"]}) |
-| licence of the data | {dataset.licence or "not stated"} |
+| licence of the data | {_cell(dataset.licence) or "not stated"} |
 | weights | sha256 `{metrics["weights_sha256"]}` |
 | ONNX file | sha256 `{export["onnx_sha256"]}`, opset {export["opset"]} |
 
 ## How good it is
 
-On all {metrics["images"]} test images. *Input as output* is what doing nothing would score; *floor* is how far
-real training images are from real test images. Lower is better, but for PSNR and SSIM.
+On all {metrics["images"]} test images. *Input as output* is what doing nothing would score; *floor* is
+how far real training images are from real test images. Lower is better, but for PSNR and SSIM.
 
 {metrics_table(metrics)}
 
-The distances use the features of {metrics["features"]["name"]}. See test_grid.png and worst.png beside this card.
+The distances use the features of {metrics["features"]["name"]}.
+See test_grid.png and worst.png beside this card.
 
 ## How to load it
 
@@ -48,6 +50,11 @@ image = np.asarray(Image.open("input.png").convert("RGB").resize(({data["image_p
 Image.fromarray(model.predict({{"image": image[None]}})["translated"][0]).save("output.png")
 ```
 """
+
+
+def _cell(text: str) -> str:
+    """A user's words in a table: on one line, without its separator, at a length that leaves room."""
+    return textwrap.shorten(text, 1000).replace("|", "\\|")
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Presets: recipes laid over params.yaml, whose comments stay."""
 
 import difflib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from ruamel.yaml import YAML
 
 from pix2pix.errors import UserError
 from pix2pix.files import atomic_file
-from pix2pix.params import PARAMS_FILE, read_yaml, validate
+from pix2pix.params import PARAMS_FILE, load, read_yaml, validate
 
 PRESETS = Path("presets")
 
@@ -25,17 +26,19 @@ def apply(name: str) -> list[str]:
         What changed, as `section.key: old → new`.
 
     Raises:
-        UserError: no such preset, or the result is not valid; params.yaml is then as it was.
+        UserError: no such preset, params.yaml is not valid, or would not be; it is then as it was.
     """
     preset = PRESETS / f"{name}.yaml"
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
         raise UserError(f"preset {name!r}: unknown; {hint}")
+    load()
     overlay = read_yaml(preset)
     round_trip = YAML()
     round_trip.preserve_quotes = True
-    round_trip.width = 200
+    # A long line stays one.
+    round_trip.width = sys.maxsize
     values = round_trip.load(PARAMS_FILE.read_text(encoding="utf-8"))
     changes = _lay_over(values, overlay, str(preset))
     validate(read_plain(values), f"{preset} over {PARAMS_FILE}")
@@ -53,7 +56,11 @@ def _lay_over(values: Any, overlay: Any, origin: str) -> list[str]:
             old = values.setdefault(section, {}).get(key)
             if old != value:
                 changes.append(f"{section}.{key}: {old} → {value}")
-                values[section][key] = value
+                if isinstance(old, list) and isinstance(value, list):
+                    # In place, so that [1, 2, 3] stays on its line.
+                    old[:] = value
+                else:
+                    values[section][key] = value
     return changes
 
 

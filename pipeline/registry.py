@@ -6,7 +6,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +29,8 @@ EXPORTED = Path("models/generator.onnx")
 REPORTS = Path("reports")
 TEST_INPUTS = Path("data/pairs/test/input")
 CHAMPION, CHALLENGER = "champion", "challenger"
+# A tag, since aliases keep no history.
+WAS_CHAMPION = "was_champion"
 
 
 @dataclass(frozen=True)
@@ -52,26 +55,47 @@ def register(params: Params, card: str) -> Registered:
     """
     metrics = tracking.read_json(REPORTS / "metrics.json")
     data = tracking.read_json(REPORTS / "data.json")
-    if not EXPORTED.is_file():
-        raise UserError(f"{EXPORTED}: not there yet; `dvc repro` makes it")
+    name, digest = params.registry.model_name, sha256_file(tracking.there(EXPORTED))
+    _refuse_mixture(metrics, tracking.read_json(REPORTS / "export.json"), digest)
     with tracking.reachable() as mlflow:
         client = mlflow.MlflowClient()
         run_id = tracking.run_of(mlflow, params, metrics["weights_sha256"], data)
         tracking.record_evaluation(mlflow, run_id, metrics)
-        name, digest = params.registry.model_name, sha256_file(EXPORTED)
         version = _find(client, name, digest)
         created = version is None
         if version is None:
             tags = _tags(params, metrics, data, digest)
             version = _create(mlflow, name, run_id, tags, card)
+        else:
+            _update(client, name, version, metrics, card)
         alias, reason = _judge(client, name, version, metrics)
         return Registered(name, version, alias, reason, created)
 
 
+def _refuse_mixture(metrics: Mapping[str, Any], export: Mapping[str, Any], onnx_sha256: str) -> None:
+    """Raises UserError where the measured, the exported and the present generator are not the same."""
+    if export["onnx_sha256"] != onnx_sha256:
+        raise UserError(f"{EXPORTED}: is not the file of {REPORTS / 'export.json'}; `dvc repro` mends it")
+    if export["metadata"]["weights_sha256"] != metrics["weights_sha256"]:
+        raise UserError(
+            f"{REPORTS / 'metrics.json'}: measures other weights than {EXPORTED} holds; `dvc repro` mends it"
+        )
+
+
 def _find(client: Any, name: str, onnx_sha256: str) -> str | None:
-    quoted = name.replace("'", "\\'")
-    found = client.search_model_versions(f"name = '{quoted}' and tags.onnx_sha256 = '{onnx_sha256}'")
-    return str(found[0].version) if found else None
+    # The name is compared here: MLflow's filters know no escape for an apostrophe.
+    found = client.search_model_versions(f"tags.onnx_sha256 = '{onnx_sha256}'")
+    return next((str(version.version) for version in found if version.name == name), None)
+
+
+def _update(client: Any, name: str, version: str, metrics: Mapping[str, Any], card: str) -> None:
+    """The same file may have been measured anew, by other features or on other pairs."""
+    known = client.get_model_version(name, version)
+    for key, value in {"split_sha256": metrics["split_sha256"], "metrics": _compact(metrics)}.items():
+        if known.tags.get(key) != value:
+            client.set_model_version_tag(name, version, key, value)
+    if known.description != card:
+        client.update_model_version(name, version, description=card)
 
 
 def _tags(
@@ -100,7 +124,7 @@ def _create(mlflow: Any, name: str, run_id: str, tags: Mapping[str, str], card: 
     import onnx
     from mlflow.exceptions import MlflowException
 
-    client = mlflow.MlflowClient()
+    client, example = mlflow.MlflowClient(), _example()
     try:
         client.create_registered_model(
             name, description="pix2pix generator; the alias champion is the one to use"
@@ -108,13 +132,12 @@ def _create(mlflow: Any, name: str, run_id: str, tags: Mapping[str, str], card: 
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    # An active run of a live training must not be disturbed, so the run is named, not opened twice.
-    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+    with _active(mlflow, run_id):
         info = mlflow.onnx.log_model(
             onnx.load(EXPORTED),
             name="generator",
             signature=_signature(),
-            input_example={"image": _example()},
+            input_example={"image": example},
             pip_requirements=_requirements(),
             onnx_execution_providers=["CPUExecutionProvider"],
             save_as_external_data=False,
@@ -125,6 +148,18 @@ def _create(mlflow: Any, name: str, run_id: str, tags: Mapping[str, str], card: 
         name, source=info.model_uri, run_id=run_id, model_id=info.model_id, tags=dict(tags), description=card
     )
     return str(version.version)
+
+
+@contextmanager
+def _active(mlflow: Any, run_id: str) -> Iterator[None]:
+    """The run as the active one, which a logged model belongs to; its status and end stay as they were."""
+    client = mlflow.MlflowClient()
+    before = client.get_run(run_id).info
+    try:
+        with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+            yield
+    finally:
+        client.set_terminated(run_id, before.status, before.end_time)
 
 
 def _signature() -> Any:
@@ -139,7 +174,7 @@ def _signature() -> Any:
 
 
 def _example() -> images.Pixels:
-    first = sorted(TEST_INPUTS.glob("*.png"))[0]
+    first = sorted(tracking.there(TEST_INPUTS).glob("*.png"))[0]
     return images.read_rgb(first)[None]
 
 
@@ -154,24 +189,37 @@ def _judge(client: Any, name: str, version: str, metrics: Mapping[str, Any]) -> 
     champion = champion_of(client, name)
     if champion == version:
         return CHAMPION, "it is the champion"
+    known = client.get_model_version(name, version).tags
     standing = None
     if champion is not None:
         tags = client.get_model_version(name, champion).tags
         standing = json.loads(tags["metrics"]) if "metrics" in tags else {"split_sha256": None, "model": {}}
     _, metric = distance_names(metrics["features"]["name"])
     decision = gate.decide(metrics, standing, metric)
+    if decision.promote and champion is not None and WAS_CHAMPION in known:
+        # It lost its place to a better one or by hand; a run of the schedule must not undo a roll-back.
+        decision = gate.Decision(
+            False, f"it was champion before version {champion}; only a person gives the place back"
+        )
     alias = CHAMPION if decision.promote else CHALLENGER
     client.set_model_version_tag(name, version, "decision", decision.reason)
+    if decision.promote:
+        client.set_model_version_tag(name, version, WAS_CHAMPION, "true")
+        if _holder(client, name, CHALLENGER) == version:
+            client.delete_registered_model_alias(name, CHALLENGER)
     client.set_registered_model_alias(name, alias, version)
-    if decision.promote and client.get_registered_model(name).aliases.get(CHALLENGER) == version:
-        client.delete_registered_model_alias(name, CHALLENGER)
     return alias, decision.reason
 
 
 def champion_of(client: Any, name: str) -> str | None:
     """The champion's version, or None where the model has none."""
+    return _holder(client, name, CHAMPION)
+
+
+def _holder(client: Any, name: str, alias: str) -> str | None:
+    # A database gives the version as a number, a server as text.
     aliases: Mapping[str, Any] = client.get_registered_model(name).aliases
-    return str(aliases[CHAMPION]) if CHAMPION in aliases else None
+    return str(aliases[alias]) if alias in aliases else None
 
 
 # --- pulling -----------------------------------------------------------------------------------------
@@ -184,6 +232,13 @@ def pull(uri: str) -> Path:
         UserError: the store cannot be reached, or has no such model, alias or version.
     """
     name, separator, which = _split_uri(uri)
+    database = tracking.database()
+    if database and not database.exists():
+        # MLflow would make an empty one there.
+        raise UserError(
+            f"{uri}: there is no {database}; `make repro` in the project's folder registers a model, "
+            "or set MLFLOW_TRACKING_URI to a store that has one"
+        )
     from mlflow.exceptions import MlflowException
 
     with tracking.reachable() as mlflow:
@@ -219,15 +274,26 @@ def _what_there_is(client: Any, name: str, which: str) -> str:
     models = {model.name: model for model in client.search_registered_models()}
     if name not in models:
         known = ", ".join(sorted(models)) or "none yet; `make repro` registers one"
-        return f"no model {name} in {tracking.store_uri()}; models there: {known}"
+        return f"no model {name} in {tracking.store_name()}; models there: {known}"
     aliases = ", ".join(f"@{alias} (version {version})" for alias, version in models[name].aliases.items())
     return f"{name} has no {which}; it has {aliases or 'versions without an alias'}"
 
 
 def _download(mlflow: Any, uri: str, digest: str, cached: Path) -> Path:
+    from mlflow.exceptions import MlflowException
+
     with tempfile.TemporaryDirectory() as folder:
-        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+        try:
+            local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+        except (MlflowException, OSError) as error:
+            raise UserError(
+                f"{uri}: its file cannot be fetched from {tracking.store_name()} ({tracking.reason(error)})"
+            ) from error
         files = sorted(local.rglob("*.onnx"))
+        if digest and not files:
+            raise UserError(
+                f"{uri}: its file is gone from the store; delete the version and register it anew"
+            )
         if len(files) != 1:
             raise UserError(
                 f"{uri}: holds {len(files)} ONNX files, expected one; was it registered by this project?"

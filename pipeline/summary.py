@@ -1,4 +1,4 @@
-"""What a run ends with on the terminal: numbers beside their yardsticks, where things are, what to type next."""
+"""What a run ends with on the terminal: numbers and yardsticks, where things are, what to type next."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ REPORTS = Path("reports")
 
 
 def text(params: Params, registered: Registered) -> str:
-    """The summary of a finished run, plain text for a terminal of 80 columns."""
+    """The summary of a finished run, plain text of at most 100 columns."""
     metrics = tracking.read_json(REPORTS / "metrics.json")
     frechet, kernel = distance_names(metrics["features"]["name"])
     rows = ((kernel, kernel, ""), (frechet, frechet, ""), *ROWS)
@@ -33,7 +33,7 @@ def text(params: Params, registered: Registered) -> str:
         f"pictures  {REPORTS / 'test_grid.png'}  {REPORTS / 'worst.png'}",
         f"model     {params.registry.model_name} {verb} version {registered.version}, {registered.alias}:",
         f"          {registered.reason}",
-        f"store     {tracking.store_uri()}",
+        f"store     {tracking.store_name()}",
         "",
         "next      . .venv/bin/activate",
         "          pix2pix translate data/pairs/test/input out   # any images or folders",

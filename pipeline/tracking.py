@@ -4,12 +4,15 @@ import csv
 import json
 import logging
 import os
+import re
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pix2pix.errors import UserError
+from pix2pix.files import sha256_json
 from pix2pix.params import Params
 
 from . import lineage
@@ -20,6 +23,10 @@ log = logging.getLogger(__name__)
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Its news of database migrations and monitors is nobody's.
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+# A bar that counts the one file of a model says nothing.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 REPORTS = Path("reports")
 
@@ -29,10 +36,24 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{lineage.home() / 'mlflow.db'}"
 
 
+def database() -> Path | None:
+    """The file of a store that is an SQLite database; None for any other."""
+    prefix = "sqlite:///"
+    return Path(store_uri().removeprefix(prefix)).absolute() if store_uri().startswith(prefix) else None
+
+
+def store_name() -> str:
+    """The tracking store as it may be shown: without the password of its address."""
+    return _without_password(store_uri())
+
+
 def connect() -> Any:
     """The mlflow module, pointed at the store. Imported here: it takes seconds to load."""
     import mlflow
 
+    # A store that does not answer is said in one line, ours; these would say it again for every try.
+    for name in ("urllib3.connectionpool", "mlflow.system_metrics.system_metrics_monitor"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     mlflow.set_tracking_uri(store_uri())
     mlflow.set_registry_uri(store_uri())
     return mlflow
@@ -43,41 +64,67 @@ def reachable() -> Iterator[Any]:
     """Yield mlflow; an unreachable store becomes one line.
 
     Raises:
-        UserError: the server does not answer or the database cannot be opened.
+        UserError: the server does not answer, the database cannot be opened, the address is none.
     """
+    mlflow = connect()
+    try:
+        # Whatever goes wrong with the first, harmless question is the store's doing and no bug of ours.
+        mlflow.MlflowClient().search_registered_models(max_results=1)
+    except Exception as error:
+        raise _unusable(error) from error
+    try:
+        yield mlflow
+    except Exception as error:
+        if not _is_lost(error):
+            raise
+        raise _unusable(error) from error
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether the store has gone away, as opposed to having refused something."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import OperationalError
 
-    try:
-        yield connect()
-    except (RequestException, OperationalError) as error:
-        raise _unreachable() from error
-    except MlflowException as error:
-        # A refused or unanswered request has no error code of the server's own.
-        if (
-            "Max retries exceeded" in str(error)
-            or "API request to" in str(error)
-            and "failed with" in str(error)
-        ):
-            raise _unreachable() from error
-        raise
+    if isinstance(error, MlflowException):
+        # A request without an answer has no error code of the server's own.
+        return re.search(r"Max retries exceeded|API request to .* failed with", str(error)) is not None
+    return isinstance(error, RequestException | OperationalError)
 
 
-def _unreachable() -> UserError:
+def _unusable(error: Exception) -> UserError:
+    if "Max retries exceeded" in str(error):
+        return UserError(
+            f"MLflow at {store_name()} does not answer; start it, or set MLFLOW_TRACKING_URI to one that runs"
+        )
     return UserError(
-        f"MLflow at {store_uri()} does not answer; start it, or set MLFLOW_TRACKING_URI to one that runs"
+        f"MLflow at {store_name()} cannot be used ({reason(error)}); "
+        "set MLFLOW_TRACKING_URI to a server that runs or to sqlite:///FILE, or unset it"
     )
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error, fit for one of ours."""
+    lines = str(error).strip().splitlines()
+    return _without_password(lines[0])[:200] if lines else type(error).__name__
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(://[^:/@\s]*):[^/@\s]*@", r"\1:***@", text)
 
 
 def use_experiment(mlflow: Any, name: str) -> str:
     """The id of the experiment, made where it is missing."""
     found = mlflow.get_experiment_by_name(name)
     if found:
+        if found.lifecycle_stage == "deleted":
+            # The name stays taken, so a deleted experiment can only be taken up again.
+            mlflow.MlflowClient().restore_experiment(found.experiment_id)
         return str(found.experiment_id)
-    # Beside the default database, not in whatever folder this process happens to stand.
-    local = None if os.environ.get("MLFLOW_TRACKING_URI") else (lineage.home() / "mlartifacts").as_uri()
-    return str(mlflow.create_experiment(name, artifact_location=local))
+    # Beside the database, not in whatever folder this process happens to stand.
+    file = database()
+    beside = (file.parent / "mlartifacts").as_uri() if file else None
+    return str(mlflow.create_experiment(name, artifact_location=beside))
 
 
 # --- a training, live --------------------------------------------------------------------------------
@@ -117,20 +164,20 @@ class TrainingRun:
         try:
             action(self._mlflow)
         except Exception as error:
-            _say_lost(error)
+            _lose(self._mlflow, error)
             self._mlflow = None
 
 
 @contextmanager
 def training_run(params: Params, fingerprint: str, data: Mapping[str, Any]) -> Iterator[TrainingRun]:
     """Open the run of a training; one with this fingerprint that was interrupted is taken up again."""
-    mlflow = None
+    mlflow: Any = None
     if params.run.tracking:
         try:
             mlflow = connect()
             _open_run(mlflow, params, fingerprint, data)
         except Exception as error:
-            _say_lost(error)
+            _lose(mlflow, error)
             mlflow = None
     tracked = TrainingRun(mlflow, params.run.tracked_grids)
     try:
@@ -161,11 +208,16 @@ def _open_run(mlflow: Any, params: Params, fingerprint: str, data: Mapping[str, 
     _log_dataset(mlflow, params, str(data["train"]))
 
 
-def _say_lost(error: Exception) -> None:
-    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+def _lose(mlflow: Any, error: Exception) -> None:
+    """Say once that the store is lost and let go of the run, which MLflow would try to end at exit."""
     log.warning(
-        "MLflow at %s cannot be written (%s); training goes on, the files are complete", store_uri(), reason
+        "MLflow at %s cannot be written (%s); training goes on, the files are complete",
+        store_name(),
+        reason(error),
     )
+    if mlflow is not None:
+        with suppress(Exception):
+            mlflow.end_run("KILLED")
 
 
 def flat(params: Params) -> dict[str, str]:
@@ -213,25 +265,23 @@ def _rebuild(
     from mlflow.entities import Metric
 
     train_sha256 = data["splits"]["train"]["sha256"]
+    points = [
+        Metric(name, float(row[name]), 0, int(row["step"]))
+        for row in _rows(REPORTS / "losses.csv")
+        for name in row
+        if name not in ("step", "epoch")
+    ]
+    points += [
+        Metric("val_l1", float(row["l1"]), 0, int(row["step"])) for row in _rows(REPORTS / "validation.csv")
+    ]
     tags = {
         **lineage.tags(),
-        "weights_sha256": weights_sha256,
         "data_sha256": train_sha256,
         "rebuilt_from": "reports/losses.csv, reports/validation.csv, params.yaml",
     }
     with mlflow.start_run(experiment_id=experiment_id, tags=tags, log_system_metrics=False) as run:
         mlflow.log_params(flat(params))
         _log_dataset(mlflow, params, train_sha256)
-        points = [
-            Metric(name, float(row[name]), 0, int(row["step"]))
-            for row in _rows(REPORTS / "losses.csv")
-            for name in row
-            if name not in ("step", "epoch")
-        ]
-        points += [
-            Metric("val_l1", float(row["l1"]), 0, int(row["step"]))
-            for row in _rows(REPORTS / "validation.csv")
-        ]
         # A request to MLflow may hold 1000 metrics.
         for first in range(0, len(points), 1000):
             mlflow.MlflowClient().log_batch(run.info.run_id, metrics=points[first : first + 1000])
@@ -239,20 +289,46 @@ def _rebuild(
         grids = sorted((REPORTS / "samples").glob("*.png"))
         for grid in grids[-params.run.tracked_grids :] if params.run.tracked_grids else []:
             _log_grid(mlflow, grid, int(grid.stem.rpartition("-")[2]))
+        # The last word: a run without it is not found and made again.
+        mlflow.set_tag("weights_sha256", weights_sha256)
         return str(run.info.run_id)
 
 
 def record_evaluation(mlflow: Any, run_id: str, metrics: Mapping[str, Any]) -> None:
-    """Add the test metrics, their baselines and the test pictures to a run that lacks them."""
-    client = mlflow.MlflowClient()
-    if client.get_run(run_id).data.tags.get("split_sha256") == metrics["split_sha256"]:
+    """Add the test metrics, their baselines and the test pictures to a run that lacks them.
+
+    Raises:
+        UserError: a picture or table is not there yet.
+    """
+    from mlflow.entities import Metric, RunTag
+
+    client, digest = mlflow.MlflowClient(), sha256_json(metrics)
+    if client.get_run(run_id).data.tags.get("evaluation_sha256") == digest:
         return
-    for group, prefix in (("model", "test"), ("input_as_output", "input_as_output"), ("floor", "floor")):
-        for name, value in metrics[group].items():
-            client.log_metric(run_id, f"{prefix}/{name}", value)
-    for file in ("test_grid.png", "worst.png", "metrics.json", "per_image.csv", "data.json", "data.png"):
-        client.log_artifact(run_id, str(REPORTS / file), "evaluation")
-    client.set_tag(run_id, "split_sha256", metrics["split_sha256"])
+    names = ("test_grid.png", "worst.png", "metrics.json", "per_image.csv", "data.json", "data.png")
+    files = [there(REPORTS / name) for name in names]
+    now_ms = int(time.time() * 1000)
+    points = [
+        Metric(f"{prefix}/{name}", value, now_ms, 0)
+        for group, prefix in (("model", "test"), ("input_as_output", "input_as_output"), ("floor", "floor"))
+        for name, value in metrics[group].items()
+    ]
+    client.log_batch(run_id, metrics=points)
+    for file in files:
+        client.log_artifact(run_id, str(file), "evaluation")
+    tags = {"split_sha256": metrics["split_sha256"], "evaluation_sha256": digest}
+    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def there(path: Path) -> Path:
+    """The same path.
+
+    Raises:
+        UserError: what an earlier stage makes there is not there yet.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: not there yet; `dvc repro` makes it")
+    return path
 
 
 def read_json(path: Path) -> Any:
@@ -261,12 +337,9 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: it is not there yet.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there yet; `dvc repro` makes it") from None
+    return json.loads(there(path).read_text(encoding="utf-8"))
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with there(path).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

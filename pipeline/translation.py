@@ -56,12 +56,15 @@ def plan(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     for path in inputs:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
-    to_file = len(inputs) == 1 and inputs[0].is_file() and output.suffix.lower() in IMAGE_SUFFIXES
-    if to_file:
+    for place in output.parents:
+        if place.is_file():
+            raise UserError(f"{output}: cannot be written, {place} is a file")
+    named_as_file = output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()
+    if named_as_file and len(inputs) == 1 and inputs[0].is_file():
         jobs = [(inputs[0], output)]
     else:
-        if output.is_file():
-            raise UserError(f"{output}: is a file; for several images give a folder")
+        if output.is_file() or named_as_file:
+            raise UserError(f"{output}: names a file, which holds one image; give a folder")
         jobs = [(source, output / name) for path in inputs for source, name in _images(path)]
     if not jobs:
         raise UserError(f"{', '.join(map(str, inputs))}: no images ({' '.join(sorted(IMAGE_SUFFIXES))})")

@@ -1,6 +1,8 @@
 """Which device computes, said in words."""
 
+import ctypes
 import os
+import sys
 
 import torch
 
@@ -39,10 +41,31 @@ def _why(present: dict[str, bool], name: str) -> str:
 
 
 def set_threads(wanted: int | str) -> int:
-    """Set and return the CPU threads of torch; auto is every core this process may use."""
+    """Set and return the CPU threads of torch; auto is every core this process may use.
+
+    Called once, before tensors are made, so it also settles how their memory is kept.
+    """
+    keep_freed_memory()
     threads = available_cores() if wanted == "auto" else int(wanted)
     torch.set_num_threads(threads)
     return threads
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what tensors free instead of handing every large block back to the system.
+
+    By default glibc maps blocks above 32 MB anew each time and returns the top of its heap, so each step
+    pays for thousands of page faults. Elsewhere than on Linux with glibc this does nothing.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    mallopt(mmap_threshold, 2**30)
+    mallopt(trim_threshold, 2**31 - 1)
 
 
 def available_cores() -> int:

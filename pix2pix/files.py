@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and their digests."""
 
+import errno
 import hashlib
 import json
 import os
@@ -20,10 +21,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
     The content is on disk before the rename, so a power cut leaves the old file or the new one.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full.
+        UserError: the folder cannot be written, the disk is full, or a folder is in the way.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, but a file belongs there; move it away")
     with _named_failure(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         partial = Path(name)
@@ -41,22 +44,30 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a folder beside `path` to fill; rename it into place on success, remove it on failure.
 
-    A folder that was there before is replaced.
+    A folder that was there before is replaced; a link to one, on another disk say, stays a link.
 
     Raises:
-        UserError: the parent cannot be written or the disk is full.
+        UserError: the parent cannot be written, the disk is full, or a file is in the way.
     """
+    place = path.resolve()
+    if place.exists() and not place.is_dir():
+        raise UserError(f"{path}: is a file, but a folder belongs there; move it away")
     with _named_failure(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        _make_parent(place)
+        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        old = partial.with_name(f"{partial.name}.old")
         try:
             yield partial
             partial.chmod(0o777 & ~_umask())
-            if path.exists():
-                shutil.rmtree(path)
-            partial.replace(path)
+            # Moved aside, not removed: a kill while a large folder is being removed would leave half of it.
+            if place.exists():
+                place.rename(old)
+            partial.replace(place)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if old.exists() and not place.exists():
+                old.rename(place)
+            for leftover in (partial, old):
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -88,16 +99,22 @@ def sha256_json(value: Any) -> str:
 def _named_failure(path: Path) -> Iterator[None]:
     try:
         yield
-    except PermissionError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); check the folder's rights") from error
     except OSError as error:
-        if error.errno in _DISK_FULL:
-            raise UserError(f"{path}: {error.strerror}; free some space and run it again") from error
-        raise
+        # The disk's or the administrator's word, never a bug of ours.
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            mend = f"cannot be written ({error.strerror}); check the folder's rights"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+            mend = f"{error.strerror}; free some space and run it again"
+        else:
+            raise
+        raise UserError(f"{path}: {mend}") from error
 
 
-# ENOSPC, EDQUOT and EROFS: the disk's or the administrator's word, never a bug of ours.
-_DISK_FULL = {28, 122, 30}
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{path}: cannot be written; a part of its path is a file, not a folder") from None
 
 
 def _umask() -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps
 
 from .errors import UserError
 from .files import atomic_file
@@ -16,6 +16,7 @@ Pixels = NDArray[np.uint8]
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 # Modes that hold more than 8 bits a channel; turning them into RGB would silently throw detail away.
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+DEEP_RAW_MODES = (";16B", ";16L", ";16N")
 
 
 class UnreadableImage(UserError):
@@ -23,7 +24,7 @@ class UnreadableImage(UserError):
 
 
 def read_rgb(path: Path) -> Pixels:
-    """Decode an image as a person sees it: upright, palette and grey values as RGB.
+    """Decode an image as a person sees it: upright, grey and palette values as RGB, transparency on white.
 
     Returns:
         uint8 [height, width, 3].
@@ -33,9 +34,11 @@ def read_rgb(path: Path) -> Pixels:
     """
     try:
         with Image.open(path) as image:
-            if image.mode in DEEP_MODES:
-                raise UnreadableImage(f"holds more than 8 bits a channel (mode {image.mode})")
+            _refuse_deep(image)
             upright = ImageOps.exif_transpose(image)
+            if upright.has_transparency_data:
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
             return np.asarray(upright.convert("RGB"))
     except UnreadableImage:
         raise
@@ -46,6 +49,13 @@ def read_rgb(path: Path) -> Pixels:
     except (OSError, ValueError, SyntaxError) as error:
         reason = str(error).replace(str(path), "").strip(" '\"") or type(error).__name__
         raise UnreadableImage(f"does not decode ({reason})") from None
+
+
+def _refuse_deep(image: ImageFile.ImageFile) -> None:
+    # Pillow makes 8-bit RGB of 16-bit colour unasked; only the decoder's raw mode tells.
+    raw_modes = [str(tile.args) for tile in image.tile]
+    if image.mode in DEEP_MODES or any(deep in mode for mode in raw_modes for deep in DEEP_RAW_MODES):
+        raise UnreadableImage(f"holds more than 8 bits a channel (mode {image.mode})")
 
 
 def write_png(path: Path, pixels: Pixels, compress_level: int = 1) -> None:
@@ -89,7 +99,7 @@ def labelled_grid(
     Args:
         columns: a heading for each column, such as input, output, target.
         rows: as many images a row as there are columns, all of one size.
-        names: a short name for each row.
+        names: a short name for each row, of one line or more.
         title: one line over everything.
 
     Returns:
@@ -101,7 +111,8 @@ def labelled_grid(
     cell_height, cell_width = cell_height * zoom, cell_width * zoom
     gap, heading = 6, 22
     font, small = ImageFont.load_default(15), ImageFont.load_default(11)
-    name_width = max((int(small.getlength(name)) for name in names), default=0) + 2 * gap
+    lines = [line for name in names for line in name.split("\n")]
+    name_width = max((int(small.getlength(line)) for line in lines), default=0) + 2 * gap
     top = heading * (2 if title else 1)
     width = name_width + len(columns) * (cell_width + gap)
     canvas = Image.new("RGB", (width, top + len(rows) * (cell_height + gap)), "white")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 SIDES = ("A", "B")
+# What file systems take.
+MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def find_pairs(folder: Path) -> tuple[list[Pair], list[Reject]]:
     """Find the pairs below a folder, in a fixed order.
 
     A folder called train, val or test anywhere on a file's path is its split; one called A or B its side;
-    what is left of the path is its name. Files without a side are combined images.
+    what is left of the path is its name. Files without a side are combined images. Hidden files and macOS's
+    `__MACOSX` are passed over.
     """
     sides: dict[tuple[Split | None, str], dict[str, Path]] = {}
     rejects: list[Reject] = []
@@ -69,7 +73,12 @@ def find_pairs(folder: Path) -> tuple[list[Pair], list[Reject]]:
         if file.suffix.lower() not in IMAGE_SUFFIXES or not file.is_file():
             continue
         relative = PurePosixPath(file.relative_to(folder).as_posix())
+        if any(part.startswith(".") or part == "__MACOSX" for part in relative.parts):
+            continue
         split, side, name = _place(relative)
+        if problem := _name_problem(name):
+            rejects.append(Reject(repr(str(relative)), problem))
+            continue
         found = sides.setdefault((split, name), {})
         if side in found or (found and (side == "" or "" in found)):
             rejects.append(Reject(str(relative), f"a second file for the pair {name}"))
@@ -103,7 +112,16 @@ def _place(relative: PurePosixPath) -> tuple[Split | None, str, str]:
             side = folder
         else:
             rest.append(folder)
-    return split, side, "__".join([*rest, relative.stem])
+    # macOS takes letters like é apart; a name must be the same text wherever it was typed.
+    return split, side, unicodedata.normalize("NFC", "__".join([*rest, relative.stem]))
+
+
+def _name_problem(name: str) -> str:
+    # Surrogates stand for bytes that are no UTF-8.
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        return "has a name that is not plain text"
+    too_long = len(f"{name}.png".encode()) > MAX_NAME_BYTES
+    return "has too long a name, with its folders" if too_long else ""
 
 
 # --- splitting ---------------------------------------------------------------------------------------
@@ -130,10 +148,10 @@ def assign_splits(
     pairs from train; one with train and test only does the latter as well.
 
     Returns:
-        The pairs by split, each in order of name, and the rule in words.
+        The pairs by split, each in order of name, and the rule in words. A split may be empty.
 
     Raises:
-        UserError: a split would be empty.
+        UserError: there are official splits but no train among them.
     """
     official = {pair.split for pair in pairs} - {None}
     if official == {"train", "val", "test"}:
@@ -159,9 +177,14 @@ def check_not_empty(counts: dict[Split, int], rule: str) -> None:
     for split, count in counts.items():
         if not count:
             total = sum(counts.values())
+            mend = {
+                "train": "lower prepare.val_share and prepare.test_share",
+                "val": "raise prepare.val_share",
+                "test": "raise prepare.test_share",
+            }
             raise UserError(
                 f"data/raw: the {split} split is empty ({total} usable pairs, split: {rule}); "
-                f"add pairs or raise prepare.{'val' if split == 'val' else 'test'}_share"
+                f"add pairs or {mend[split]}"
             )
 
 
@@ -181,7 +204,12 @@ def read_pair(pair: Pair) -> tuple[Pixels, Pixels]:
             raise UnreadableImage(f"has an odd width of {width} px, so it has no two equal halves")
         return both[:, : width // 2], both[:, width // 2 :]
     assert pair.b is not None
-    a, b = images.read_rgb(pair.a), images.read_rgb(pair.b)
+    a = images.read_rgb(pair.a)
+    try:
+        b = images.read_rgb(pair.b)
+    except UnreadableImage as error:
+        # Pairs are named by their file in A/, which is not the broken one here.
+        raise UnreadableImage(f"has a partner, {pair.b.name} in B/, that {error}") from None
     if a.shape != b.shape:
         raise UnreadableImage(f"its sides differ in size: A {_size(a)}, B {_size(b)}")
     return a, b

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from .errors import UserError
 
@@ -165,10 +165,10 @@ class Params(Section):
                 self.model.discriminator_layers,
                 f"leaves no patch at {image_px} px; use fewer layers or larger images",
             )
-        if self.prepare.val_share + self.prepare.test_share >= 1:
-            raise _mistake(
-                "prepare.test_share", self.prepare.test_share, "with val_share it leaves nothing to train on"
-            )
+        val_share, test_share = self.prepare.val_share, self.prepare.test_share
+        if val_share + test_share >= 1:
+            allowed = f"with prepare.val_share = {val_share} nothing is left to train on; lower their sum"
+            raise _mistake("prepare.test_share", test_share, allowed)
         return self
 
     @property
@@ -211,7 +211,7 @@ def read_yaml(path: Path) -> Any:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}: line {line}: {error.problem or 'is not YAML'}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, YAMLError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
 
 
@@ -249,6 +249,8 @@ def _one_line(errors: list[ErrorDetails], values: Any) -> str:
         line = first["msg"]
     elif first["type"] == "extra_forbidden":
         line = f"{key}: unknown key{_suggestion(key)}"
+    elif first["type"] == "invalid_key":
+        line = f"{key}: unknown key; every key is a text"
     elif first["type"] == "missing":
         line = f"{key}: missing; see params.yaml in the repository for its default"
     else:

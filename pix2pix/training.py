@@ -324,9 +324,11 @@ def fit(
         if stopping:
             raise Interrupted(state.step)
 
-    _collect_row(
-        state, state.window.take(), recipe.epochs - 1, lr=state.generator_optimizer.param_groups[0]["lr"]
-    )
+    # What the last windows hold is shown too: a short run may have no other point.
+    lr = state.generator_optimizer.param_groups[0]["lr"]
+    if means := live.take():
+        yield LossPoint(state.step, recipe.epochs - 1, means, lr)
+    _collect_row(state, state.window.take(), recipe.epochs - 1, lr)
     best = state.best if recipe.keep == "best" and state.best is not None else None
     yield Finished(
         state=best or {name: value.detach().cpu() for name, value in state.generator.state_dict().items()},

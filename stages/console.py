@@ -55,21 +55,25 @@ def _bar(task: str, total: float | None, unit: str) -> Iterator[Update]:
 
 @contextmanager
 def _lines(task: str, total: float | None, unit: str) -> Iterator[Update]:
-    started = said = time.monotonic()
+    said = time.monotonic()
     known_total, last_text = total, ""
+    # A task that goes on from a checkpoint has done much of it before its first word.
+    first: tuple[float, float] | None = None
 
     def update(done: float, total: float | None = None, text: str = "") -> None:
-        nonlocal said, known_total, last_text
+        nonlocal said, known_total, last_text, first
         known_total = total if total is not None else known_total
         last_text = text or last_text
         now = time.monotonic()
+        first = first or (now, done)
         if now - said < LINE_EVERY_S:
             return
         said = now
         of = f"/{known_total:.0f}" if known_total else ""
-        left = (
-            f", {duration((now - started) * (known_total / done - 1))} left" if known_total and done else ""
-        )
+        started, before = first
+        left = ""
+        if known_total and before < done <= known_total:
+            left = f", {duration((now - started) * (known_total - done) / (done - before))} left"
         words = f"{task}: {done:.0f}{of} {unit}{left}{'  ' + last_text if last_text else ''}"
         console.print(words, markup=False, highlight=False, soft_wrap=True)
 

@@ -29,6 +29,8 @@ def prepare(params: Params) -> None:
         UserError: no pairs, an empty split, or more unusable pairs than prepare.max_bad_share.
     """
     started = time.monotonic()
+    if not RAW.is_dir():
+        raise UserError(f"{RAW}: is not there; `dvc repro prepare` fetches the data first")
     found, rejects = pairs.find_pairs(RAW)
     if not found:
         raise UserError(

@@ -126,5 +126,5 @@ def test_a_pair_does_not_depend_on_how_many_others_there_are(tmp_path: Path) -> 
         assert (tmp_path / "few/train" / name).read_bytes() == (tmp_path / "many/train" / name).read_bytes()
 
 
-def test_the_default_splits_are_360_pairs() -> None:
-    assert SPLITS == {"train": 240, "val": 20, "test": 100}
+def test_the_default_splits_are_300_pairs() -> None:
+    assert SPLITS == {"train": 200, "val": 20, "test": 80}

@@ -1,0 +1,277 @@
+"""`dvc repro` with the real tools: what runs again and what does not, and that bytes repeat."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import onnxruntime as ort
+import pytest
+from PIL import Image
+
+from .conftest import Project
+
+ALL = ["fetch", "prepare", "train", "evaluate", "export", "register"]
+
+
+def champion(project: Project) -> mlflow.entities.model_registry.ModelVersion:
+    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    return client.get_model_version_by_alias("tiny", "champion")
+
+
+def read_json(project: Project, name: str) -> dict:
+    return json.loads((project.root / "reports" / name).read_text())
+
+
+# --- the first run -----------------------------------------------------------------------------------
+
+
+def test_first_repro_runs_all_stages_and_registers_a_champion(
+    first_run: tuple[Project, subprocess.CompletedProcess[str]],
+) -> None:
+    project, done = first_run
+    assert project.ran(done) == ALL
+    version = champion(project)
+    assert version.version == "1" or version.version == 1
+    assert version.tags["onnx_sha256"] == read_json(project, "export.json")["onnx_sha256"]
+
+
+def test_metrics_have_every_yardstick(first_run: tuple[Project, object]) -> None:
+    metrics = read_json(first_run[0], "metrics.json")
+    distances = {f"{kind}_efficientnet_lite0{end}" for kind, end in (("fd", ""), ("kd", ""), ("kd", "_std"))}
+    assert set(metrics) == {
+        "images", "split_sha256", "weights_sha256", "features", "model", "input_as_output", "floor",
+    }  # fmt: skip
+    assert metrics["images"] == 8
+    assert set(metrics["model"]) == set(metrics["input_as_output"]) == {"l1", "psnr_db", "ssim"} | distances
+    assert set(metrics["floor"]) == distances
+    assert metrics["split_sha256"] == read_json(first_run[0], "data.json")["splits"]["test"]["sha256"]
+
+
+def test_metrics_are_those_of_the_exported_file(first_run: tuple[Project, object]) -> None:
+    """L1 computed from generator.onnx on the prepared test images, by other code."""
+    project = first_run[0]
+    session = ort.InferenceSession(
+        project.root / "models" / "generator.onnx", providers=["CPUExecutionProvider"]
+    )
+    with (project.root / "reports" / "per_image.csv").open() as file:
+        rows = {row["name"]: float(row["l1"]) for row in csv.DictReader(file)}
+    differences = {}
+    for source in sorted((project.root / "data/pairs/test/input").glob("*.png")):
+        image, target = (
+            np.asarray(Image.open(path)) for path in (source, source.parents[1] / "target" / source.name)
+        )
+        output = session.run(["translated"], {"image": image[None]})[0][0]
+        differences[source.stem] = np.abs(output.astype(int) - target).mean() / 255
+    assert rows == pytest.approx(differences, abs=1e-4)
+    assert read_json(project, "metrics.json")["model"]["l1"] == pytest.approx(
+        np.mean(list(rows.values())), abs=1e-6
+    )
+
+
+def test_losses_and_samples_are_complete(first_run: tuple[Project, object]) -> None:
+    reports = first_run[0].root / "reports"
+    with (reports / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [4, 8, 12, 16]
+    assert set(rows[0]) == {"step", "epoch", "g_adversarial", "g_l1", "d_real", "d_fake", "lr"}
+    assert [file.name for file in sorted((reports / "samples").iterdir())] == [
+        "epoch-0001.png",
+        "epoch-0002.png",
+    ]
+    assert not (first_run[0].root / ".checkpoints").exists() or not list(
+        (first_run[0].root / ".checkpoints").iterdir()
+    )
+
+
+def test_the_run_in_mlflow_tells_what_the_files_tell(first_run: tuple[Project, object]) -> None:
+    project = first_run[0]
+    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    run = client.get_run(champion(project).run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.lr"] == "0.0002"
+    assert {
+        "fingerprint",
+        "git_commit",
+        "git_dirty",
+        "data_sha256",
+        "environment_sha256",
+        "weights_sha256",
+    } <= set(run.data.tags)
+    metrics = read_json(project, "metrics.json")
+    assert run.data.metrics["test/l1"] == metrics["model"]["l1"]
+    assert {"val_l1", "images_per_s", "memory_mb", "lr", "g_l1"} <= set(run.data.metrics)
+    assert run.inputs.dataset_inputs[0].dataset.name == "tiny"
+
+
+# --- what runs again ---------------------------------------------------------------------------------
+
+
+def test_nothing_changed_runs_nothing_and_is_quick(project: Project) -> None:
+    before = (project.root / "dvc.lock").read_text()
+    assert project.ran(project.dvc("repro")) == []
+    assert (project.root / "dvc.lock").read_text() == before
+    assert project.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_another_learning_rate_runs_training_and_what_follows(project: Project) -> None:
+    project.set(train={"lr": 0.001})
+    done = project.dvc("repro")
+    assert project.ran(done) == ["train", "evaluate", "export", "register"]
+
+
+def test_one_changed_training_image_is_noticed_and_test_images_stay(own_data: Project) -> None:
+    own_data.dvc("repro")
+    before = read_json(own_data, "data.json")
+    image = own_data.data / "train" / "3.png"
+    Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
+    assert own_data.ran(own_data.dvc("repro", "prepare")) == ["fetch", "prepare"]
+    after = read_json(own_data, "data.json")
+    assert after["splits"]["test"] == before["splits"]["test"]
+    assert after["splits"]["train"] != before["splits"]["train"]
+    stale = json.loads(own_data.dvc("status", "--json").stdout)
+    assert "data/pairs/train" in str(stale["train"])
+    assert "data/pairs/test" not in str(stale["evaluate"])
+
+
+def test_a_changed_interval_of_logging_runs_nothing(project: Project) -> None:
+    project.set(run={"log_every_steps": 3, "checkpoint_every_epochs": 1})
+    assert project.ran(project.dvc("repro")) == []
+
+
+def test_a_typo_in_a_key_is_refused_by_name_and_nothing_is_lost(project: Project) -> None:
+    before = project.outputs()
+    project.set(train={"lrr": 0.001})
+    by_hand = project.dvc("repro", ok=False)
+    assert by_hand.returncode == 255
+    assert "error: params.yaml: train.lrr: unknown key; did you mean train.lr?" in by_hand.stderr
+    quietly = project.pix2pix("repro", ok=False)
+    assert quietly.returncode == 2
+    assert quietly.stderr == "error: params.yaml: train.lrr: unknown key; did you mean train.lr?\n"
+    project.run("git", "checkout", "params.yaml")
+    assert project.ran(project.dvc("repro")) == []
+    assert project.outputs() == before
+
+
+# --- the same bytes ----------------------------------------------------------------------------------
+
+
+def test_repeating_everything_gives_the_same_bytes(project: Project) -> None:
+    before = project.outputs()
+    assert project.ran(project.dvc("repro", "-f")) == ALL
+    assert project.outputs() == before
+
+
+def test_tracking_changes_no_output_nor_does_the_place_or_the_hash_seed(
+    project: Project, tmp_path: Path
+) -> None:
+    """A worktree elsewhere, without MLflow while training, under another PYTHONHASHSEED."""
+    before = project.outputs()
+    project.run("git", "worktree", "add", "-q", "--detach", str(tmp_path / "else where"))
+    elsewhere = Project(tmp_path / "else where", project.data)
+    elsewhere.set(run={"tracking": False})
+    assert elsewhere.ran(elsewhere.dvc("repro", "-f", PYTHONHASHSEED="7")) == ALL
+    assert elsewhere.outputs() == before
+    # And it registered with the main checkout's store.
+    assert not (elsewhere.root / "mlflow.db").exists()
+    assert champion(project).tags["onnx_sha256"] == read_json(project, "export.json")["onnx_sha256"]
+
+
+# --- the registry ------------------------------------------------------------------------------------
+
+
+def test_a_lost_store_is_rebuilt_without_training(project: Project) -> None:
+    assert not (project.root / "mlflow.db").exists()
+    before = project.outputs()
+    done = project.pix2pix("repro")
+    assert "trained" not in done.stdout + done.stderr
+    assert "champion" in done.stdout
+    version = champion(project)
+    run = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}").get_run(version.run_id)
+    assert run.data.params["train.lr"] == "0.0002"
+    assert run.data.metrics["test/l1"] == read_json(project, "metrics.json")["model"]["l1"]
+    assert project.outputs() == before
+    assert "version 1" in project.pix2pix("repro").stdout
+
+
+def test_a_server_that_is_down_fails_registering_in_one_line(project: Project) -> None:
+    uri = "http://127.0.0.1:9"
+    done = project.run(sys.executable, "-m", "stages.register", ok=False, MLFLOW_TRACKING_URI=uri)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: MLflow at {uri} does not answer")
+    assert done.stderr.count("\n") == 1
+
+
+def test_training_goes_on_without_a_server_and_says_so_once(project: Project) -> None:
+    before = (project.root / "models" / "generator.safetensors").read_bytes()
+    done = project.run(sys.executable, "-m", "stages.train", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert (done.stdout + done.stderr).count("cannot be written") == 1
+    assert (project.root / "models" / "generator.safetensors").read_bytes() == before
+
+
+# --- interruptions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kill", ["TERM", "INT", "KILL"])
+def test_an_interrupted_training_goes_on_to_the_same_bytes(project: Project, kill: str) -> None:
+    project.set(
+        train={"epochs": 30}, run={"checkpoint_every_epochs": 1, "progress": "lines", "tracking": False}
+    )
+    command = [sys.executable, "-m", "stages.train"]
+    process = subprocess.Popen(
+        command,
+        cwd=project.root,
+        env=project.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if "epoch 3:" in line:
+            process.send_signal(getattr(signal, f"SIG{kill}"))
+            break
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == {"TERM": 143, "INT": 130, "KILL": -9}[kill], "".join(seen) + rest
+    resumed = project.run(*command)
+    assert "going on from the checkpoint at step" in resumed.stdout + resumed.stderr
+    cut = {
+        name: (project.root / name).read_bytes()
+        for name in ("models/generator.safetensors", "reports/losses.csv")
+    }
+    whole = project.run(*command)
+    assert "going on" not in whole.stdout + whole.stderr
+    assert cut == {name: (project.root / name).read_bytes() for name in cut}
+
+
+# --- experiments -------------------------------------------------------------------------------------
+
+
+def test_an_experiment_and_a_queue_of_them_share_the_store(project: Project) -> None:
+    project.dvc("exp", "run", "-q", "-S", "train.lr=1e-3", "-n", "quick")
+    project.dvc("exp", "run", "-q", "--queue", "-S", "train.lambda_l1=10", "-n", "queued")
+    project.dvc("exp", "run", "-q", "--run-all", "--jobs", "1")
+    shown = project.dvc("exp", "show", "--csv").stdout
+    rows = {row["Experiment"]: row for row in csv.DictReader(shown.splitlines())}
+    assert rows["quick"]["train.lr"] == "0.001"
+    assert rows["queued"]["train.lambda_l1"] in ("10", "10.0")
+    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    params = [client.get_run(v.run_id).data.params for v in client.search_model_versions("name = 'tiny'")]
+    assert {"0.001", "0.0002"} <= {run["train.lr"] for run in params}
+    assert {"10.0"} <= {run["train.lambda_l1"] for run in params}
+
+
+def test_metrics_and_plots_diff_work(project: Project) -> None:
+    project.set(train={"lr": 0.001})
+    project.dvc("repro", "evaluate")
+    assert "model.l1" in project.dvc("metrics", "diff").stdout
+    project.dvc("plots", "diff", "-o", "plots")
+    page = (project.root / "plots" / "index.html").read_text()
+    assert "g_adversarial" in page
+    assert "test_grid.png" in page

@@ -1,0 +1,282 @@
+"""A small project folder with real files, a real MLflow database and a real MLflow server.
+
+Test modules say `pytest_plugins = ["registry_fixtures"]`. PYTEST_DONT_REWRITE: no test in here.
+"""
+
+import contextlib
+import csv
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from pipeline import lineage
+from pix2pix import images
+from pix2pix.files import sha256_file, write_json, write_text
+from pix2pix.images import Pixels
+from pix2pix.params import Params, read_yaml, validate
+
+ROOT = Path(__file__).parents[1]
+LOSSES = {50: 0.5, 100: 0.25, 150: 0.125}
+VALIDATION = {100: 0.09, 150: 0.08}
+MODEL_NAME = "tiny"
+CHAMPION_URI = f"models:/{MODEL_NAME}@champion"
+
+
+def digest(text: str) -> str:
+    """A SHA-256 that stands for weights or pairs of this name."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project folder after all stages but the last, with a generator of 75 KB."""
+
+    folder: Path
+    exported: bytes
+
+    def params(self, **sections: dict[str, Any]) -> Params:
+        """The committed parameters with some keys changed."""
+        values: Any = read_yaml(ROOT / "params.yaml")
+        values["registry"]["model_name"] = MODEL_NAME
+        for section, keys in sections.items():
+            values[section] |= keys
+        return validate(values, "params.yaml")
+
+    def metrics(self, weights: str, kd: float, split: str = "test pairs") -> dict[str, Any]:
+        """metrics.json of these weights."""
+        return {
+            "images": 12,
+            "split_sha256": digest(split),
+            "weights_sha256": digest(weights),
+            "features": {"name": "efficientnet-lite0", "weights_sha256": digest("extractor")},
+            "model": {
+                "l1": 0.1125,
+                "psnr_db": 17.25,
+                "ssim": 0.625,
+                "fd_efficientnet_lite0": 131.5,
+                "kd_efficientnet_lite0": kd,
+                "kd_efficientnet_lite0_std": 0.0061,
+            },
+            "input_as_output": {
+                "l1": 0.4625,
+                "psnr_db": 5.75,
+                "ssim": 0.0675,
+                "fd_efficientnet_lite0": 331.5,
+                "kd_efficientnet_lite0": 0.7295,
+                "kd_efficientnet_lite0_std": 0.0161,
+            },
+            "floor": {
+                "fd_efficientnet_lite0": 27.75,
+                "kd_efficientnet_lite0": 0.0185,
+                "kd_efficientnet_lite0_std": 0.0051,
+            },
+        }
+
+    def data(self) -> dict[str, Any]:
+        """data.json."""
+        splits = {"train": 24, "val": 2, "test": 12}
+        return {
+            "dataset": "embedded",
+            "direction": "BtoA",
+            "split_rule": "the data's own train, val and test",
+            "image_px": 32,
+            "splits": {
+                name: {"pairs": pairs, "sha256": digest(f"{name} pairs")} for name, pairs in splits.items()
+            },
+        }
+
+    def make(self, weights: str, kd: float, split: str = "test pairs") -> dict[str, Any]:
+        """Write what the stages before `register` write for these weights; return metrics.json."""
+        reports, metrics = self.folder / "reports", self.metrics(weights, kd, split)
+        model = onnx.load_from_string(self.exported)
+        model.metadata_props.add(key="weights_sha256", value=digest(weights))
+        self.model.parent.mkdir(exist_ok=True)
+        self.model.write_bytes(model.SerializeToString(deterministic=True))
+        export = {
+            "onnx_sha256": sha256_file(self.model),
+            "opset": 20,
+            "multiple": 32,
+            "metadata": {"weights_sha256": digest(weights)},
+        }
+        write_json(reports / "metrics.json", metrics)
+        write_json(reports / "data.json", self.data())
+        write_json(reports / "export.json", export)
+        write_text(reports / "model_card.md", "# tiny\n")
+        write_text(reports / "per_image.csv", "name,l1,psnr_db,ssim\na,0.1,17,0.6\n")
+        losses = [[step, 1, 0.75, l1, 0.5, 0.5, 0.0002] for step, l1 in LOSSES.items()]
+        columns = ["step", "epoch", "g_adversarial", "g_l1", "d_real", "d_fake", "lr"]
+        _write_csv(reports / "losses.csv", columns, losses)
+        _write_csv(
+            reports / "validation.csv",
+            ["step", "epoch", "l1"],
+            [[step, step // 50, l1] for step, l1 in VALIDATION.items()],
+        )
+        picture = np.full((8, 8, 3), 200, np.uint8)
+        (reports / "samples").mkdir(exist_ok=True)
+        test_inputs = self.folder / "data" / "pairs" / "test" / "input"
+        test_inputs.mkdir(parents=True, exist_ok=True)
+        for name in ("test_grid.png", "worst.png", "data.png", "samples/epoch-0002.png"):
+            images.write_png(reports / name, picture)
+        images.write_png(test_inputs / "a.png", noise(32, 32))
+        return metrics
+
+    @property
+    def model(self) -> Path:
+        """The exported generator."""
+        return self.folder / "models" / "generator.onnx"
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[float]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def noise(height: int, width: int, seed: int = 0) -> Pixels:
+    """A picture that no resampling or cropping maps to itself."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def run_onnx(model: Path, batch: Pixels) -> Pixels:
+    """The file's own answer: uint8 [batch, height, width, 3]."""
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    translated: Pixels = session.run(["translated"], {"image": batch})[0]
+    return translated
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, database: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """A real server in a process group of its own, gone with all its children at the end."""
+    folder.mkdir(parents=True)
+    shutil.copyfile(database, folder / "mlflow.db")
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--workers", "1"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        _wait_until_healthy(f"http://127.0.0.1:{port}", process, folder / "log")
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        kill_group(process)
+
+
+def _wait_until_healthy(uri: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    for _ in range(1200):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=5):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise RuntimeError(f"no MLflow server at {uri}: {log.read_text(errors='replace')[-2000:]}")
+
+
+def kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process that leads its group, and the group, and wait for it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+# --- fixtures ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def exported() -> bytes:
+    """A real export of the smallest generator: 2 channels, 5 levels, so multiples of 32."""
+    import tempfile
+
+    import torch
+
+    from pix2pix import onnx_export
+    from pix2pix.generator import Generator
+
+    torch.manual_seed(1)
+    generator = Generator(levels=5, channels=2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "generator.onnx"
+        metadata = {"multiple": str(generator.multiple), "dataset": "embedded", "direction": "BtoA"}
+        onnx_export.export(path, generator, in_channels=3, opset=20, metadata=metadata)
+        return path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with all tables, made once since its migrations take seconds."""
+    from mlflow import MlflowClient
+
+    database = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(tracking_uri=f"sqlite:///{database}").search_experiments()
+    return database
+
+
+@pytest.fixture
+def project(tmp_path: Path, exported: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """An empty project folder, which is the current one, with a cache of its own."""
+    folder = tmp_path / "my pröject"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PIX2PIX_CACHE", str(tmp_path / "cache"))
+    lineage.home.cache_clear()
+    yield Project(folder, exported)
+    lineage.home.cache_clear()
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty MLflow database that MLFLOW_TRACKING_URI names."""
+    database = tmp_path / "mlflow.db"
+    shutil.copyfile(empty_database, database)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    return database
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[str]:
+    """The address of a real server with proxied artifacts."""
+    with mlflow_server(tmp_path_factory.mktemp("mlflow") / "server", empty_database) as (uri, _):
+        yield uri
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries as the project sets them, without MLflow's pauses between them."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
+
+
+@pytest.fixture
+def no_server(impatient: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """MLFLOW_TRACKING_URI names a port on which nothing listens."""
+    uri = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri

@@ -1,0 +1,147 @@
+"""Who may know whom, and that dvc.yaml says so: both read from the imports themselves."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("pix2pix", "pipeline", "stages")
+DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
+STAGES = DVC["stages"]
+
+# Observers: no output depends on them (test_tracking_changes_no_output in end_to_end shows it), and a
+# comment there must not cost a training.
+OBSERVERS = {"pipeline/tracking.py", "pipeline/lineage.py"}
+# Empty but for a docstring.
+PACKAGES = {f"{room}/__init__.py" for room in ROOMS}
+# Imported only when dataset.source names them, and `${dataset.source}` is a dependency.
+SOURCES = {"pix2pix/synthetic.py", "pix2pix/datasets.py"}
+
+
+def modules(room: str) -> list[Path]:
+    return sorted((ROOT / room).glob("*.py"))
+
+
+def imports(module: Path) -> set[str]:
+    """Project files a module imports, also inside functions, and the top names of everything else."""
+    room = module.parent.name
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, [room if node.level else "", node.module or ""]))
+            found |= {f"{base}.{alias.name}" for alias in node.names} | {base}
+    files = set()
+    for name in found:
+        parts = name.split(".")
+        if parts[0] not in ROOMS:
+            files.add(parts[0])
+        elif len(parts) > 1 and (ROOT / parts[0] / f"{parts[1]}.py").exists():
+            files.add(f"{parts[0]}/{parts[1]}.py")
+    return files
+
+
+def reached(start: str, through: set[str] = frozenset()) -> set[str]:  # type: ignore[assignment]
+    """Every project file that importing `start` may load, not looking behind `through`."""
+    seen, open_ = set(), [start]
+    while open_:
+        file = open_.pop()
+        if file in seen or file in through:
+            continue
+        seen.add(file)
+        open_ += [name for name in imports(ROOT / file) if name.endswith(".py")]
+    return seen
+
+
+@pytest.mark.parametrize("module", modules("pix2pix"), ids=lambda path: path.stem)
+def test_the_model_knows_nothing_of_the_pipeline(module: Path) -> None:
+    forbidden = {"dvc", "prefect", "mlflow", "typer"}
+    known = imports(module)
+    assert not known & forbidden
+    assert not {name for name in known if name.startswith(("pipeline/", "stages/"))}
+
+
+@pytest.mark.parametrize("module", modules("pipeline"), ids=lambda path: path.stem)
+def test_the_pipeline_never_imports_torch(module: Path) -> None:
+    for file in reached(f"pipeline/{module.name}"):
+        assert "torch" not in imports(ROOT / file), f"{module.name} reaches torch through {file}"
+        assert not file.startswith("stages/")
+
+
+@pytest.mark.parametrize("module", modules("stages"), ids=lambda path: path.stem)
+def test_stages_know_only_these_of_the_pipeline(module: Path) -> None:
+    allowed = {f"pipeline/{name}.py" for name in ("lineage", "tracking", "registry", "gate", "model_card")}
+    assert {name for name in imports(module) if name.startswith("pipeline/")} <= allowed
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stages_deps_cover_every_module_it_imports(stage: str) -> None:
+    needed = reached(f"stages/{stage}.py", through=OBSERVERS | SOURCES) - PACKAGES
+    declared = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    assert needed == declared
+
+
+def test_the_sources_that_fetch_loads_lazily_are_covered_by_its_source_dependency() -> None:
+    assert "${dataset.source}" in STAGES["fetch"]["deps"]
+    tree = ast.parse((ROOT / "stages" / "fetch.py").read_text())
+    top_level = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert not top_level & {"synthetic", "datasets"}
+    users = {module.name for room in ROOMS for module in modules(room) if imports(module) & SOURCES}
+    assert users == {"fetch.py"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_begins_with_exec_and_bears_its_files_name(stage: str) -> None:
+    assert STAGES[stage]["cmd"] == f"exec python -m stages.{stage}"
+    assert (ROOT / "stages" / f"{stage}.py").exists()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_list_whole_sections_and_never_the_section_run(stage: str) -> None:
+    sections = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    listed = set(STAGES[stage]["params"])
+    assert listed <= set(sections) - {"run"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_the_sections_that_its_code_reads(stage: str) -> None:
+    """`params.SECTION` in the stage's own file; `run` changes no output."""
+    tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text())
+    files = [tree]
+    if stage == "register":
+        files += [
+            ast.parse((ROOT / "pipeline" / f"{name}.py").read_text()) for name in ("registry", "model_card")
+        ]
+    read = {
+        node.attr
+        for file in files
+        for node in ast.walk(file)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
+    }
+    sections = set(YAML(typ="safe").load((ROOT / "params.yaml").read_text()))
+    assert (read & sections) - {"run"} <= set(STAGES[stage]["params"])
+
+
+def test_reports_of_numbers_are_committed_and_pictures_are_cached() -> None:
+    for stage in STAGES.values():
+        for out in [*stage["outs"], *stage.get("metrics", [])]:
+            path, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
+            is_text = path.startswith("reports/") and path.endswith((".json", ".csv", ".md"))
+            assert (options.get("cache") is False) == is_text, path
+
+
+def test_help_loads_neither_torch_nor_mlflow() -> None:
+    program = (
+        "import sys\nfrom pipeline.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print({'torch', 'mlflow', 'dvc', 'onnxruntime'} & set(sys.modules), file=sys.stderr)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stderr.strip() == "set()"

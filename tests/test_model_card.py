@@ -1,0 +1,88 @@
+"""The model card: every number of the reports, a function of its arguments alone, short enough for MLflow."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from registry_fixtures import Project, digest
+
+from pipeline import model_card
+
+pytest_plugins = ["registry_fixtures"]
+
+EXPORT = {"onnx_sha256": digest("onnx"), "opset": 20, "multiple": 32}
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Project:
+    """Reports without files."""
+    return Project(tmp_path, b"")
+
+
+def card(project: Project, **sections: dict[str, Any]) -> str:
+    return model_card.write(project.params(**sections), project.metrics("a", 0.1709), project.data(), EXPORT)
+
+
+def test_every_number_is_in_the_card(plain: Project) -> None:
+    metrics, text = plain.metrics("a", 0.1709), card(plain)
+    for group in ("model", "input_as_output", "floor"):
+        for name, value in metrics[group].items():
+            shown = f"{value:.2g}" if name.endswith("_std") else f"{value:.4g}"
+            if group == "model" or not name.endswith("_std"):
+                assert shown in text, f"{group}.{name} = {shown}"
+    assert "24 train, 2 val, 12 test (the data's own train, val and test)" in text
+    assert "On all 12 test images" in text
+    for said in (digest("a"), digest("onnx"), "opset 20", "multiples of 32", "at 32 px", "side B → side A"):
+        assert said in text
+    assert "the features of efficientnet-lite0" in text
+    assert 'mlflow.pyfunc.load_model("models:/tiny@champion")' in text
+    assert "side A → side B" in card(plain, dataset={"direction": "AtoB"})
+
+
+def test_each_row_of_the_table_has_a_value_or_an_empty_cell_for_each_column(plain: Project) -> None:
+    rows = [line.split("|") for line in model_card.metrics_table(plain.metrics("a", 0.1709)).splitlines()]
+    assert {len(row) for row in rows} == {6}
+    cells = {row[1].strip(): [cell.strip() for cell in row[2:5]] for row in rows[2:]}
+    assert cells == {
+        "kd_efficientnet_lite0": ["0.1709 ± 0.0061", "0.7295", "0.0185"],
+        "fd_efficientnet_lite0": ["131.5", "331.5", "27.75"],
+        "L1 (0–1)": ["0.1125", "0.4625", ""],
+        "PSNR (dB)": ["17.25", "5.75", ""],
+        "SSIM": ["0.625", "0.0675", ""],
+    }
+
+
+def test_distances_on_inception_features_are_called_fid_and_kid(plain: Project) -> None:
+    metrics = plain.metrics("a", 0.1709)
+    metrics["features"]["name"] = "inception-2015-12-05"
+    for group in ("model", "input_as_output", "floor"):
+        for old, new in (("kd_efficientnet_lite0", "kid"), ("fd_efficientnet_lite0", "fid")):
+            metrics[group] = {name.replace(old, new): value for name, value in metrics[group].items()}
+    table = model_card.metrics_table(metrics)
+    assert "| kid | 0.1709 ± 0.0061 |" in table
+    assert "| fid | 131.5 |" in table
+    assert "efficientnet" not in table
+
+
+def test_the_card_depends_on_its_arguments_alone(
+    plain: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = card(plain)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    assert card(plain) == first
+    assert os.listdir(tmp_path) == []
+    # What cannot change an output is not in the card either.
+    assert card(plain, run={"tracked_grids": 1, "progress": "lines"}) == first
+
+
+def test_any_licence_fits_the_table_and_mlflows_5000_characters(plain: Project) -> None:
+    assert len(card(plain)) < 2000
+    long = card(plain, dataset={"licence": "free | for\nresearch " * 1000})
+    assert len(long) < 5000
+    (row,) = [line for line in long.splitlines() if line.startswith("| licence")]
+    assert row.startswith("| licence of the data | free \\| for research free")
+    assert row.replace("\\|", "").count("|") == 3
+    assert "| licence of the data | not stated |" in card(plain, dataset={"licence": ""})

@@ -1,0 +1,448 @@
+"""The registry: what the files describe is in it, once; what an alias names comes out of it, unharmed."""
+
+import json
+import os
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from mlflow import MlflowClient
+from registry_fixtures import CHAMPION_URI, LOSSES, MODEL_NAME, VALIDATION, Project, digest, noise, run_onnx
+
+import mlflow
+from pipeline import registry, tracking
+from pipeline.registry import Registered
+from pix2pix.errors import UserError
+from pix2pix.files import sha256_file
+
+pytest_plugins = ["registry_fixtures"]
+
+
+def register(project: Project, card: str = "# a card") -> Registered:
+    return registry.register(project.params(), card)
+
+
+def client() -> MlflowClient:
+    return MlflowClient(tracking.store_uri(), tracking.store_uri())
+
+
+def aliases() -> dict[str, str]:
+    return {name: str(v) for name, v in client().get_registered_model(MODEL_NAME).aliases.items()}
+
+
+def versions() -> list[str]:
+    return sorted(str(version.version) for version in client().search_model_versions())
+
+
+def runs() -> list[Any]:
+    ids = [experiment.experiment_id for experiment in client().search_experiments()]
+    return list(client().search_runs(ids))
+
+
+def refused(project: Project) -> str:
+    with pytest.raises(UserError) as caught:
+        register(project)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- register ----------------------------------------------------------------------------------------
+
+
+def test_the_first_version_becomes_champion_with_all_that_describes_it(project: Project, store: Path) -> None:
+    metrics = project.make("a", 0.2)
+    registered = register(project, "# the card")
+    assert registered == Registered(
+        MODEL_NAME, "1", "champion", "the first version is the champion", created=True
+    )
+    assert aliases() == {"champion": "1"}
+    version = client().get_model_version(MODEL_NAME, "1")
+    assert version.description == "# the card"
+    kept = json.loads(version.tags["metrics"])
+    assert kept == {name: metrics[name] for name in ("images", "split_sha256", "features", "model")}
+    expected = {
+        "onnx_sha256": sha256_file(project.model),
+        "weights_sha256": digest("a"),
+        "split_sha256": digest("test pairs"),
+        "data_sha256": digest("train pairs"),
+        "dataset": "embedded",
+        "direction": "BtoA",
+        "decision": "the first version is the champion",
+    }
+    assert {name: version.tags.get(name) for name in expected} == expected
+    assert len(version.tags["params_sha256"]) == len(version.tags["environment_sha256"]) == 64
+
+
+def test_the_run_is_made_from_the_files_where_the_store_has_none(project: Project, store: Path) -> None:
+    metrics = project.make("a", 0.2)
+    register(project, "# the card")
+    (run,) = runs()
+    assert client().get_model_version(MODEL_NAME, "1").run_id == run.info.run_id
+    assert run.info.status == "FINISHED"
+    assert run.data.params == tracking.flat(project.params())
+    assert run.data.tags["weights_sha256"] == digest("a")
+    assert "losses.csv" in run.data.tags["rebuilt_from"]
+
+    def curve(name: str) -> dict[int, float]:
+        points = client().get_metric_history(run.info.run_id, name)
+        return {point.step: point.value for point in points}
+
+    assert curve("g_l1") == LOSSES
+    assert curve("val_l1") == VALIDATION
+    assert set(curve("d_fake")) == set(LOSSES)
+    for group, prefix in (("model", "test"), ("input_as_output", "input_as_output"), ("floor", "floor")):
+        for name, value in metrics[group].items():
+            assert run.data.metrics[f"{prefix}/{name}"] == value
+
+    def files(folder: str | None = None) -> set[str]:
+        return {file.path for file in client().list_artifacts(run.info.run_id, folder)}
+
+    assert {"losses.csv", "model_card.md", "evaluation"} <= files()
+    assert {f"evaluation/{name}" for name in ("test_grid.png", "worst.png", "data.json")} <= files(
+        "evaluation"
+    )
+    assert any(name.startswith("images/validation+step+2+") for name in files("images"))
+
+
+def test_registering_again_changes_nothing(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    register(project)
+    (before,), version = runs(), client().get_model_version(MODEL_NAME, "1")
+    again = register(project)
+    assert again == Registered(MODEL_NAME, "1", "champion", "it is the champion", created=False)
+    assert versions() == ["1"]
+    (after,) = runs()
+    assert after.info.end_time == before.info.end_time
+    assert after.data.metrics == before.data.metrics
+    now = client().get_model_version(MODEL_NAME, "1")
+    assert (now.tags, now.last_updated_timestamp) == (version.tags, version.last_updated_timestamp)
+
+
+def test_a_deleted_store_is_made_again_from_the_files(
+    project: Project, store: Path, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.make("a", 0.2)
+    register(project)
+    store.unlink()
+    shutil.rmtree(store.parent / "mlartifacts")
+    # Another path, since MLflow keeps the old file open; another store to it all the same.
+    shutil.copyfile(empty_database, tmp_path / "new.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new.db'}")
+    again = register(project)
+    assert (again.version, again.alias, again.created) == ("1", "champion", True)
+    (run,) = runs()
+    points = client().get_metric_history(run.info.run_id, "g_l1")
+    assert {point.step: point.value for point in points} == LOSSES
+    assert registry.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
+
+
+def test_a_tracked_training_gets_the_version_and_keeps_its_end(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    with tracking.training_run(project.params(), "f1", {"train": digest("train pairs")}) as tracked:
+        tracked.losses(50, {"g_l1": 0.5})
+        tracked.finish(digest("a"))
+    (trained,) = runs()
+    client().set_terminated(trained.info.run_id, "FINISHED", end_time=trained.info.start_time + 1234)
+    register(project)
+    (run,) = runs()
+    assert run.info.run_id == trained.info.run_id
+    assert "rebuilt_from" not in run.data.tags
+    assert run.data.metrics["test/l1"] == 0.1125
+    assert (run.info.status, run.info.end_time - run.info.start_time) == ("FINISHED", 1234)
+
+
+def test_a_better_generator_is_promoted_and_the_worse_stays_challenger(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    register(project)
+    project.make("worse", 0.3)
+    worse = register(project)
+    assert (worse.version, worse.alias) == ("2", "challenger")
+    assert worse.reason == "kd_efficientnet_lite0 0.3000 does not beat the champion's 0.2000"
+    assert aliases() == {"champion": "1", "challenger": "2"}
+    project.make("better", 0.1)
+    better = register(project)
+    assert (better.version, better.alias) == ("3", "champion")
+    assert aliases() == {"champion": "3", "challenger": "2"}
+    decision = client().get_model_version(MODEL_NAME, "3").tags["decision"]
+    assert decision == "kd_efficientnet_lite0 0.1000 beats the champion's 0.2000"
+    project.make("a", 0.2)
+    dethroned = register(project)
+    assert (dethroned.version, dethroned.alias, dethroned.created) == ("1", "challenger", False)
+    assert aliases() == {"champion": "3", "challenger": "1"}
+
+
+def test_another_test_split_is_not_compared(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    register(project)
+    project.make("b", 0.1, split="other pairs")
+    other = register(project)
+    assert (other.version, other.alias) == ("2", "challenger")
+    assert "another test split" in other.reason
+    assert aliases() == {"champion": "1", "challenger": "2"}
+
+
+def test_a_roll_back_by_hand_outlives_the_next_run(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    register(project)
+    project.make("b", 0.1)
+    assert register(project).alias == "champion"
+    client().set_registered_model_alias(MODEL_NAME, "champion", "1")
+    again = register(project)
+    assert (again.version, again.alias, again.created) == ("2", "challenger", False)
+    assert "only a person gives the place back" in again.reason
+    assert aliases() == {"champion": "1", "challenger": "2"}
+    project.make("c", 0.15)
+    assert register(project).alias == "champion"
+
+
+def test_a_promoted_challenger_is_no_longer_challenger(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    register(project)
+    project.make("b", 0.3)
+    assert register(project).alias == "challenger"
+    client().delete_model_version(MODEL_NAME, "1")
+    assert register(project).alias == "champion"
+    assert aliases() == {"champion": "2"}
+
+
+def test_a_new_measurement_of_the_champion_is_what_the_next_is_compared_with(
+    project: Project, store: Path
+) -> None:
+    project.make("a", 0.2)
+    register(project)
+    project.make("a", 0.5, split="more pairs")
+    assert register(project, "# a new card").created is False
+    version = client().get_model_version(MODEL_NAME, "1")
+    assert version.tags["split_sha256"] == digest("more pairs")
+    assert version.description == "# a new card"
+    (run,) = runs()
+    assert run.data.metrics["test/kd_efficientnet_lite0"] == 0.5
+    project.make("b", 0.4, split="more pairs")
+    assert register(project).reason == "kd_efficientnet_lite0 0.4000 beats the champion's 0.5000"
+
+
+def test_a_name_with_an_apostrophe_is_found_again(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    params = project.params(registry={"model_name": "o'neill's 50 % model"})
+    assert registry.register(params, "# card").version == "1"
+    assert registry.register(params, "# card").created is False
+    assert registry.pull("models:/o'neill's 50 % model@champion").is_file()
+
+
+# --- what a consumer gets ----------------------------------------------------------------------------
+
+
+def test_the_registered_model_gives_the_pixels_of_the_file(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    register(project)
+    batch = np.stack([noise(64, 32, seed) for seed in (1, 2)])
+    translated = mlflow.pyfunc.load_model(CHAMPION_URI).predict({"image": batch})["translated"]
+    assert translated.dtype == np.uint8
+    assert translated.shape == batch.shape
+    assert np.array_equal(translated, run_onnx(project.model, batch))
+
+
+def test_the_logged_file_keeps_its_bytes_and_says_what_it_needs(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    register(project)
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=CHAMPION_URI))
+    assert (folder / "model.onnx").read_bytes() == project.model.read_bytes()
+    runtime = "onnxruntime" if sys.platform == "darwin" else "onnxruntime-gpu"
+    needed = [f"{name}=={metadata.version(name)}" for name in ("mlflow", "numpy", "onnx", runtime)]
+    assert (folder / "requirements.txt").read_text().split() == needed
+    assert "python" in (folder / "conda.yaml").read_text()
+
+
+def test_the_signature_is_named_pixels(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    register(project)
+    signature = mlflow.models.get_model_info(CHAMPION_URI).signature
+    for schema, name in ((signature.inputs, "image"), (signature.outputs, "translated")):
+        (tensor,) = schema.inputs
+        assert (tensor.name, tensor.type, tensor.shape) == (name, np.dtype(np.uint8), (-1, -1, -1, 3))
+
+
+# --- what stops it -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "reports/metrics.json",
+        "reports/data.json",
+        "reports/export.json",
+        "reports/losses.csv",
+        "reports/validation.csv",
+        "reports/test_grid.png",
+        "reports/per_image.csv",
+        "models/generator.onnx",
+        "data/pairs/test/input",
+    ],
+)
+def test_a_missing_file_is_one_line_and_leaves_no_version(
+    project: Project, store: Path, missing: str
+) -> None:
+    project.make("a", 0.2)
+    path = project.folder / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert refused(project) == f"{missing}: not there yet; `dvc repro` makes it"
+    assert versions() == []
+    assert {run.info.status for run in runs()} <= {"FINISHED"}
+
+
+def test_a_registration_that_was_stopped_is_completed_with_the_same_run(
+    project: Project, store: Path
+) -> None:
+    project.make("a", 0.2)
+    shutil.rmtree(project.folder / "data" / "pairs" / "test" / "input")
+    refused(project)
+    (run,) = runs()
+    project.make("a", 0.2)
+    assert register(project).version == "1"
+    assert [found.info.run_id for found in runs()] == [run.info.run_id]
+
+
+def test_measured_and_exported_weights_must_be_the_same(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    exported, report = project.model.read_bytes(), (project.folder / "reports/export.json").read_bytes()
+    project.make("b", 0.1)
+    project.model.write_bytes(exported)
+    assert refused(project).startswith("models/generator.onnx: is not the file of reports/export.json")
+    (project.folder / "reports/export.json").write_bytes(report)
+    assert refused(project).startswith("reports/metrics.json: measures other weights than")
+    assert runs() == []
+
+
+def test_no_server_is_one_line_that_names_it(
+    project: Project, no_server: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    project.make("a", 0.2)
+    line = f"MLflow at {no_server} does not answer; start it, or set MLFLOW_TRACKING_URI to one that runs"
+    assert refused(project) == line
+    with pytest.raises(UserError) as caught:
+        registry.pull(CHAMPION_URI)
+    assert str(caught.value) == line
+    assert capfd.readouterr() == ("", "")
+
+
+# --- pull --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_versions(project: Project, store: Path) -> dict[str, bytes]:
+    """Version 1 is the champion, 2 the challenger; the bytes of their files."""
+    files = {}
+    for version, weights, kd in (("1", "a", 0.2), ("2", "b", 0.3)):
+        project.make(weights, kd)
+        register(project)
+        files[version] = project.model.read_bytes()
+    return files
+
+
+def not_pulled(uri: str) -> str:
+    with pytest.raises(UserError) as caught:
+        registry.pull(uri)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_alias_or_a_version_gives_its_file(two_versions: dict[str, bytes]) -> None:
+    for which, version in (("@champion", "1"), ("@challenger", "2"), ("/1", "1"), ("/2", "2")):
+        pulled = registry.pull(f"models:/{MODEL_NAME}{which}")
+        assert pulled.read_bytes() == two_versions[version]
+        assert pulled.parent == Path(os.environ["PIX2PIX_CACHE"]) / "models"
+
+
+def test_what_is_not_there_is_answered_with_what_is(two_versions: dict[str, bytes], store: Path) -> None:
+    there = f"{MODEL_NAME} has no {{}}; it has @challenger (version 2), @champion (version 1)"
+    for which in ("@production", "/3", "/three"):
+        line = f"models:/{MODEL_NAME}{which}: {there.format(which[1:])}"
+        assert not_pulled(f"models:/{MODEL_NAME}{which}") == line
+    line = not_pulled("models:/big@champion")
+    assert line == f"models:/big@champion: no model big in sqlite:///{store}; models there: {MODEL_NAME}"
+
+
+def test_an_empty_store_says_how_to_fill_it(project: Project, store: Path) -> None:
+    assert not_pulled(CHAMPION_URI).endswith("models there: none yet; `make repro` registers one")
+
+
+def test_pulling_makes_no_store(project: Project) -> None:
+    line = not_pulled(CHAMPION_URI)
+    assert line.startswith(f"{CHAMPION_URI}: there is no {project.folder / 'mlflow.db'}; `make repro`")
+    assert list(project.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("uri", ["models:/", "models:/a", "models:/a@", "models:/@b", "models:/a/", "tiny"])
+def test_what_is_no_address_of_a_model_is_said(uri: str) -> None:
+    assert not_pulled(uri) == (
+        f"{uri}: is not a model; expected models:/NAME@ALIAS, models:/NAME/VERSION or a file.onnx"
+    )
+
+
+def test_a_cached_file_is_used_again_and_a_damaged_one_replaced(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    register(project)
+    pulled = registry.pull(CHAMPION_URI)
+    first = pulled.stat()
+    assert registry.pull(CHAMPION_URI) == pulled
+    assert (pulled.stat().st_ino, pulled.stat().st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
+    pulled.write_bytes(b"damaged")
+    assert registry.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
+    # With the file in the cache the store's own copy is not needed.
+    shutil.rmtree(store.parent / "mlartifacts")
+    assert registry.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
+
+
+def test_a_file_that_is_not_the_registered_one_is_refused(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    register(project)
+    (stored,) = (store.parent / "mlartifacts").rglob("*.onnx")
+    stored.write_bytes(project.exported)
+    line = not_pulled(CHAMPION_URI)
+    assert "its file has SHA-256" in line
+    assert line.endswith("do not use it")
+    assert list(Path(os.environ["PIX2PIX_CACHE"]).rglob("*.onnx")) == []
+    stored.unlink()
+    assert "its file is gone from the store" in not_pulled(CHAMPION_URI)
+
+
+def test_a_model_of_another_project_is_pulled_if_it_is_one_onnx_file(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    tracking.connect()
+    experiment = tracking.use_experiment(mlflow, "theirs")
+    with mlflow.start_run(experiment_id=experiment):
+        mlflow.onnx.log_model(
+            onnx.load(project.model),
+            name="theirs",
+            registered_model_name="theirs",
+            pip_requirements=[],
+            save_as_external_data=False,
+        )
+    assert registry.pull("models:/theirs/1").read_bytes() == project.model.read_bytes()
+    assert not_pulled("models:/theirs@champion").endswith("it has versions without an alias")
+
+
+# --- a team's server ---------------------------------------------------------------------------------
+
+
+def test_a_server_keeps_and_gives_the_file(
+    project: Project, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    project.make("a", 0.2)
+    assert register(project).alias == "champion"
+    assert register(project).created is False
+    project.make("b", 0.1)
+    assert register(project).version == "2"
+    assert aliases() == {"champion": "2"}
+    pulled = registry.pull(CHAMPION_URI)
+    assert pulled.read_bytes() == project.model.read_bytes()
+    assert not_pulled(f"models:/{MODEL_NAME}@production").endswith("it has @champion (version 2)")
+    assert not_pulled(f"models:/{MODEL_NAME}/9").endswith("it has @champion (version 2)")
+    assert not_pulled("models:/big@champion").endswith(f"models there: {MODEL_NAME}")
+    assert not (project.folder / "mlflow.db").exists()
