@@ -20,7 +20,8 @@ def text(params: Params, registered: Registered) -> str:
     metrics = tracking.read_json(REPORTS / "metrics.json")
     frechet, kernel = distance_names(metrics["features"]["name"])
     rows = ((kernel, kernel, ""), (frechet, frechet, ""), *ROWS)
-    lines = ["", f"{metrics['images']} test images{'':14}model   input as output     floor"]
+    counted = f"{metrics['images']} test images"
+    lines = ["", f"{counted:28}{'model':>10}{'input as output':>18}{'floor':>10}"]
     for key, label, note in rows:
         model, doing_nothing = metrics["model"][key], metrics["input_as_output"][key]
         floor = metrics["floor"].get(key)

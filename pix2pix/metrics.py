@@ -55,7 +55,7 @@ def per_image(outputs: Tensor, targets: Tensor) -> PerImage:
 
 
 class _Features(nn.Module):
-    """Stands where torchmetrics expects a network: the features are computed already, once for all metrics."""
+    """Stands where torchmetrics expects a network: the features are computed once, for all metrics."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class _Features(nn.Module):
 
 
 def frechet_distance(real: Tensor, other: Tensor) -> float:
-    """Fréchet distance of the Gaussians fitted to two sets of features, [n, size] each (Heusel et al. 2017).
+    """Fréchet distance of the Gaussians fitted to two sets of features [n, size] (Heusel et al. 2017).
 
     Biased upwards on few images: compare values of the same number of images only.
     """

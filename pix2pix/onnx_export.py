@@ -163,7 +163,7 @@ def refuse_difference(name: str, parity: Parity, max_differing_share: float) -> 
     """Raises UserError when the exported file does not give PyTorch's pixels."""
     if parity.max_level_difference > 1 or parity.differing_share > max_differing_share:
         raise UserError(
-            f"export: {name}: ONNX and PyTorch differ by up to {parity.max_level_difference} levels of 255 on "
-            f"{parity.differing_share:.3%} of the values; allowed are 1 level on "
-            f"export.max_differing_share = {max_differing_share:.3%}. The file is not to be trusted: please report it"
+            f"export: {name}: ONNX and PyTorch differ on {parity.differing_share:.3%} of the values, "
+            f"by up to {parity.max_level_difference} levels of 255; allowed is 1 level on "
+            f"export.max_differing_share = {max_differing_share:.3%}. The file was not kept: please report it"
         )

@@ -1,10 +1,9 @@
-"""Pairs: finding them in a folder, splitting them, preparing them, and holding them in memory."""
+"""Pairs: finding them in a folder, splitting them, preparing them."""
 
 import hashlib
-import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,8 +13,8 @@ import numpy as np
 
 from . import images
 from .errors import UserError
-from .files import write_json
 from .images import IMAGE_SUFFIXES, Pixels, UnreadableImage
+from .pair_set import split_sha256
 from .params import Prepare
 
 Split = Literal["train", "val", "test"]
@@ -270,14 +269,6 @@ def prepare_splits(
     return done, rejects
 
 
-def split_sha256(digests: Iterable[tuple[str, str]]) -> str:
-    """One digest for a split, from (name, digest of the pixels) in order of name."""
-    whole = hashlib.sha256()
-    for name, digest in sorted(digests):
-        whole.update(f"{name}\0{digest}\n".encode())
-    return whole.hexdigest()
-
-
 def summary(
     done: dict[Split, list[Prepared]], rejects: Sequence[Reject], rule: str, prepare: Prepare
 ) -> dict[str, Any]:
@@ -301,69 +292,3 @@ def summary(
 
 def _size(pixels: Pixels) -> str:
     return f"{pixels.shape[1]}×{pixels.shape[0]}"
-
-
-# --- prepared pairs, read back -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What a consumer of prepared pairs must know about them: data/pairs/pairs.json."""
-
-    dataset: str
-    direction: str
-    image_px: int
-    load_px: int
-
-    def write(self, path: Path) -> None:
-        write_json(path, vars(self))
-
-    @classmethod
-    def read(cls, path: Path) -> "Geometry":
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
-
-
-@dataclass(frozen=True)
-class PairSet:
-    """Prepared pairs in memory, in order of name.
-
-    Attributes:
-        inputs, targets: uint8 [pairs, 3, side, side].
-        sha256: the digest that reports/data.json has for this split.
-    """
-
-    names: tuple[str, ...]
-    inputs: Pixels
-    targets: Pixels
-    sha256: str
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-def load_split(folder: Path, workers: int = 8) -> PairSet:
-    """Read data/pairs/SPLIT into memory: 6 × side² bytes a pair."""
-    names = sorted(file.stem for file in (folder / "input").glob("*.png"))
-    with ThreadPoolExecutor(workers) as pool:
-        inputs = _stack(
-            pool.map(images.read_rgb, [folder / "input" / f"{name}.png" for name in names]), names
-        )
-        targets = _stack(
-            pool.map(images.read_rgb, [folder / "target" / f"{name}.png" for name in names]), names
-        )
-    digests = []
-    for name, source, target in zip(names, inputs, targets, strict=True):
-        digest = hashlib.sha256(source.transpose(1, 2, 0).tobytes())
-        digest.update(target.transpose(1, 2, 0).tobytes())
-        digests.append((name, digest.hexdigest()))
-    return PairSet(tuple(names), inputs, targets, split_sha256(digests))
-
-
-def _stack(read: Iterator[Pixels], names: Sequence[str]) -> Pixels:
-    stacked: Pixels | None = None
-    for index, pixels in enumerate(read):
-        if stacked is None:
-            stacked = np.empty((len(names), 3, *pixels.shape[:2]), np.uint8)
-        stacked[index] = pixels.transpose(2, 0, 1)
-    assert stacked is not None, "prepare leaves no split empty"
-    return stacked

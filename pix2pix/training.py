@@ -15,7 +15,7 @@ from .discriminator import Discriminator
 from .errors import UserError
 from .generator import Generator
 from .images import Pixels
-from .pairs import PairSet
+from .pair_set import PairSet
 from .params import Model, Train
 
 LOSS_NAMES = ("g_adversarial", "g_l1", "d_real", "d_fake")

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pix2pix import checkpoint, devices, features, images, metrics, pairs
+from pix2pix import checkpoint, devices, features, images, metrics, pair_set
 from pix2pix.augment import to_pixels, to_unit_range
 from pix2pix.features import Extractor
 from pix2pix.files import atomic_file, sha256_file, write_json
 from pix2pix.generator import Generator
 from pix2pix.images import Pixels
 from pix2pix.metrics import PerImage
-from pix2pix.pairs import PairSet
+from pix2pix.pair_set import PairSet
 from pix2pix.params import Evaluate, Params, distance_names
 
 from .console import duration, progress
@@ -39,8 +39,8 @@ def evaluate(params: Params) -> None:
     devices.set_threads("auto")
     generator, _ = checkpoint.load_generator(GENERATOR)
     extractor = features.load(params.evaluate.features, params.evaluate.features_path, device)
-    test = pairs.load_split(PAIRS / "test")
-    train_targets = pairs.load_split(PAIRS / "train").targets
+    test = pair_set.load_split(PAIRS / "test")
+    train_targets = pair_set.load_split(PAIRS / "train").targets
     with progress("evaluate", total=len(test), unit="images", style=params.run.progress) as update:
         outputs = _translate(generator.to(device), test, device, update)
     measured = metrics.per_image(outputs, torch.from_numpy(test.targets))

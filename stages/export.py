@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pix2pix import checkpoint, devices, images, onnx_export, pairs
+from pix2pix import checkpoint, devices, images, onnx_export, pair_set
 from pix2pix.files import atomic_file, sha256_file, write_json
 from pix2pix.generator import Generator
 from pix2pix.images import Pixels
@@ -74,7 +74,7 @@ def _prove(candidate: Path, generator: Generator, params: Params) -> dict[str, P
     Raises:
         UserError: the two differ by more than rounding.
     """
-    test = pairs.load_split(PAIRS / "test").inputs.transpose(0, 2, 3, 1)
+    test = pair_set.load_split(PAIRS / "test").inputs.transpose(0, 2, 3, 1)
     second = _at_second_size(test[:SECOND_SIZE_IMAGES], generator.multiple)
     exported = onnx_export.session(candidate)
     runs = {

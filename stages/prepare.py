@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pix2pix import images, pairs
+from pix2pix import images, pair_set, pairs
 from pix2pix.errors import UserError
 from pix2pix.files import atomic_folder, write_json
 from pix2pix.params import Params
@@ -47,7 +47,7 @@ def prepare(params: Params) -> None:
         usable_pairs = sum(len(usable) for usable in done.values())
         _refuse_too_many(rejects, usable_pairs + len(rejects), params.prepare.max_bad_share)
         pairs.check_not_empty({split: len(usable) for split, usable in done.items()}, rule)
-        pairs.Geometry(
+        pair_set.Geometry(
             dataset=params.dataset.name,
             direction=params.dataset.direction,
             image_px=params.prepare.image_px,

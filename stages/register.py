@@ -1,4 +1,4 @@
-"""models/generator.onnx and the reports → a version in the MLflow registry, registration.json, the model card."""
+"""models/generator.onnx and the reports → a version in the registry, registration.json, the model card."""
 
 import logging
 from pathlib import Path

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from pipeline import lineage, tracking
-from pix2pix import checkpoint, devices, images, pairs, training
+from pix2pix import checkpoint, devices, images, pair_set, training
 from pix2pix.checkpoint import CheckpointFolder, GeneratorConfig
 from pix2pix.files import atomic_file, atomic_folder, sha256_file, sha256_json
 from pix2pix.params import Params, unet_levels
@@ -40,8 +40,8 @@ def train(params: Params) -> None:
     threads = devices.set_threads(params.train.threads)
     # Convolutions on a GPU that add up in a fixed order: the same seed gives the same weights.
     torch.backends.cudnn.deterministic = True
-    geometry = pairs.Geometry.read(PAIRS / "pairs.json")
-    train_pairs, val_pairs = pairs.load_split(PAIRS / "train"), pairs.load_split(PAIRS / "val")
+    geometry = pair_set.Geometry.read(PAIRS / "pairs.json")
+    train_pairs, val_pairs = pair_set.load_split(PAIRS / "train"), pair_set.load_split(PAIRS / "val")
     recipe = params.model_dump(mode="json", include={"model", "train"})
     data = {"train": train_pairs.sha256, "val": val_pairs.sha256, **vars(geometry)}
     config = GeneratorConfig(

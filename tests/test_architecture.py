@@ -1,9 +1,6 @@
 """Who may know whom, and that dvc.yaml says so: both read from the imports themselves."""
 
 import ast
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -134,14 +131,3 @@ def test_reports_of_numbers_are_committed_and_pictures_are_cached() -> None:
             path, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
             is_text = path.startswith("reports/") and path.endswith((".json", ".csv", ".md"))
             assert (options.get("cache") is False) == is_text, path
-
-
-def test_help_loads_neither_torch_nor_mlflow() -> None:
-    program = (
-        "import sys\nfrom pipeline.cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "print({'torch', 'mlflow', 'dvc', 'onnxruntime'} & set(sys.modules), file=sys.stderr)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert done.stderr.strip() == "set()"

@@ -127,7 +127,7 @@ def test_a_failed_save_keeps_the_checkpoint_before_it(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_says_how_to_start_anew(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, "f")
     (folder.path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(UserError, match="is damaged.*remove it"):
+    with pytest.raises(UserError, match=r"is damaged.*remove it"):
         folder.load(torch.device("cpu"))
 
 

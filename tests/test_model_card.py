@@ -1,6 +1,5 @@
 """The model card: every number of the reports, a function of its arguments alone, short enough for MLflow."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def test_the_card_depends_on_its_arguments_alone(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     assert card(plain) == first
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
     # What cannot change an output is not in the card either.
     assert card(plain, run={"tracked_grids": 1, "progress": "lines"}) == first
 

@@ -108,7 +108,8 @@ from pix2pix import onnx_export
 from pix2pix.generator import Generator
 torch.manual_seed(0)
 generator = Generator(levels=5, channels=4).eval()
-onnx_export.export(Path("g.onnx"), generator, in_channels=3, opset=20, metadata={"multiple": "32", "dataset": "test"})
+metadata = {"multiple": "32", "dataset": "test"}
+onnx_export.export(Path("g.onnx"), generator, in_channels=3, opset=20, metadata=metadata)
 """
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
     subprocess.run(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pix2pix import images, pairs
+from pix2pix import images, pair_set, pairs
 from pix2pix.errors import UserError
 from pix2pix.images import Pixels, UnreadableImage
 from pix2pix.pairs import Pair, Prepared, Reject, Split, find_pairs, prepare_pair, split_of
@@ -576,7 +576,7 @@ def test_a_bug_while_preparing_stops_the_rest_and_is_not_hidden(tmp_path: Path) 
 @pytest.mark.parametrize("split", pairs.SPLITS)
 def test_what_is_read_back_is_what_was_prepared_in_order_of_name(tmp_path: Path, split: Split) -> None:
     done, rejects, _ = prepare_all(whole_set(tmp_path / "raw"), tmp_path / "out", tmp_path / "raw")
-    loaded = pairs.load_split(tmp_path / "out" / split, workers=3)
+    loaded = pair_set.load_split(tmp_path / "out" / split, workers=3)
     side_px = 36 if split == "train" else 32
     assert loaded.names == tuple(pair.name for pair in done[split])
     assert len(loaded) == len(done[split])
@@ -592,20 +592,20 @@ def test_what_is_read_back_is_what_was_prepared_in_order_of_name(tmp_path: Path,
 
 def test_a_change_in_the_prepared_pixels_shows_in_the_digest_that_is_read_back(tmp_path: Path) -> None:
     prepare_all(whole_set(tmp_path / "raw"), tmp_path / "out", tmp_path / "raw")
-    before = pairs.load_split(tmp_path / "out" / "val").sha256
+    before = pair_set.load_split(tmp_path / "out" / "val").sha256
     file = tmp_path / "out" / "val" / "target" / "01.png"
     changed = images.read_rgb(file).copy()
     changed[0, 0, 0] ^= 1
     images.write_png(file, changed)
-    assert pairs.load_split(tmp_path / "out" / "val").sha256 != before
+    assert pair_set.load_split(tmp_path / "out" / "val").sha256 != before
 
 
 def test_a_splits_digest_depends_on_names_and_pixels_and_not_on_their_order() -> None:
     content = [("1", "aa"), ("2", "bb")]
-    digest = pairs.split_sha256(content)
-    assert pairs.split_sha256(reversed(content)) == digest
+    digest = pair_set.split_sha256(content)
+    assert pair_set.split_sha256(reversed(content)) == digest
     others = [[("1", "bb"), ("2", "aa")], [("1", "aa")], [("1", "aa"), ("3", "bb")], []]
-    assert len({digest, *(pairs.split_sha256(other) for other in others)}) == 5
+    assert len({digest, *(pair_set.split_sha256(other) for other in others)}) == 5
 
 
 def test_the_report_has_what_became_of_every_file(tmp_path: Path) -> None:
@@ -625,6 +625,6 @@ def test_the_report_has_what_became_of_every_file(tmp_path: Path) -> None:
 
 
 def test_the_geometry_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    geometry = pairs.Geometry("facades", "BtoA", 128, 143)
+    geometry = pair_set.Geometry("facades", "BtoA", 128, 143)
     geometry.write(tmp_path / "pairs.json")
-    assert pairs.Geometry.read(tmp_path / "pairs.json") == geometry
+    assert pair_set.Geometry.read(tmp_path / "pairs.json") == geometry

@@ -8,13 +8,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import onnx
 import pytest
 from mlflow import MlflowClient
 from registry_fixtures import CHAMPION_URI, LOSSES, MODEL_NAME, VALIDATION, Project, digest, noise, run_onnx
 
-import mlflow
 from pipeline import registry, tracking
 from pipeline.registry import Registered
 from pix2pix.errors import UserError

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pix2pix import images, pairs
+from pix2pix import images, pair_set, pairs
 from pix2pix.errors import UserError
 from pix2pix.images import Pixels
 from pix2pix.params import Params, read_yaml, validate
@@ -85,10 +85,10 @@ def test_pairs_become_splits_a_report_and_a_picture() -> None:
     for split, group in expected.items():
         for side in ("input", "target"):
             assert sorted(file.stem for file in (PAIRS / split / side).iterdir()) == group
-        loaded = pairs.load_split(PAIRS / split)
+        loaded = pair_set.load_split(PAIRS / split)
         assert loaded.inputs.shape[2] == (36 if split == "train" else 32)
         assert report()["splits"][split] == {"pairs": len(group), "sha256": loaded.sha256}
-    assert pairs.Geometry.read(PAIRS / "pairs.json") == pairs.Geometry("own", "AtoB", 32, 36)
+    assert pair_set.Geometry.read(PAIRS / "pairs.json") == pair_set.Geometry("own", "AtoB", 32, 36)
     assert report()["split_rule"] == "20% val and 20% test, by name"
     assert (report()["dataset"], report()["direction"]) == ("own", "AtoB")
     assert report()["source_sizes"] == {"32×40": 40}
@@ -112,7 +112,7 @@ def test_the_picture_shows_training_pairs(count: int) -> None:
     write_pairs(count)
     prepare(params())
     picture = images.read_rgb(PICTURE)
-    train = pairs.load_split(PAIRS / "train")
+    train = pair_set.load_split(PAIRS / "train")
     shown = 0
     for source in train.inputs.transpose(0, 2, 3, 1):
         # 36 px are shown five times as large.

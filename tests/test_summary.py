@@ -16,8 +16,7 @@ CHAMPION = Registered(MODEL_NAME, "3", "champion", "kd_x 0.1000 beats the champi
 def test_every_number_stands_beside_its_yardsticks(project: Project) -> None:
     project.make("a", 0.25)
     lines = summary.text(project.params(), CHAMPION).splitlines()
-    rows = {line.split("  ")[1]: line.split()[-6:] for line in lines[2:7]}
-    assert lines[1].split() == "12 test images model input as output floor".split()
+    assert " ".join(lines[1].split()) == "12 test images model input as output floor"
     shown = [" ".join(line.split()) for line in lines[2:7]]
     assert shown == [
         "kd_efficientnet_lite0 0.25 0.7295 0.0185 -66 %",
@@ -26,7 +25,6 @@ def test_every_number_stands_beside_its_yardsticks(project: Project) -> None:
         "PSNR (dB) 17.25 5.75 higher is better",
         "SSIM 0.625 0.0675 higher is better",
     ]
-    assert len(rows) == 5
 
 
 def test_numbers_stand_under_their_headings(project: Project) -> None:

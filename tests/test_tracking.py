@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from registry_fixtures import MODEL_NAME, Project, digest, kill_group, mlflow_server, noise
 
-import mlflow
 from pipeline import tracking
 from pix2pix import images
 from pix2pix.errors import UserError

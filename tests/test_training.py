@@ -14,7 +14,7 @@ from pix2pix import losses, training
 from pix2pix.checkpoint import CheckpointFolder, GeneratorConfig
 from pix2pix.discriminator import Discriminator
 from pix2pix.generator import Generator
-from pix2pix.pairs import PairSet
+from pix2pix.pair_set import PairSet
 from pix2pix.params import Model, Train
 from pix2pix.training import Finished, LossPoint, State, Validated, fit, learning_rate, training_step
 

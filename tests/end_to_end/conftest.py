@@ -45,6 +45,7 @@ class Project:
             text=True,
             stdin=subprocess.DEVNULL,
             timeout=300,
+            check=False,
         )
         if ok:
             assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"

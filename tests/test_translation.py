@@ -1,0 +1,178 @@
+"""`pix2pix translate`: which image goes where, and that one bad image stops no other."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from registry_fixtures import CHAMPION_URI, Project, noise
+
+from pipeline import registry
+from pipeline.translation import plan, translate
+from pix2pix import images
+from pix2pix.errors import UserError
+from pix2pix.images import read_rgb
+from pix2pix.translator import Translator
+
+pytest_plugins = ["registry_fixtures"]
+
+
+@pytest.fixture
+def model(tmp_path: Path, exported: bytes) -> str:
+    path = tmp_path / "generator.onnx"
+    path.write_bytes(exported)
+    return str(path)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, so that paths read as a user would type them."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def pictures(*names: str) -> None:
+    for seed, name in enumerate(names):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        images.write_image(Path(name), noise(20, 30, seed))
+
+
+def targets(inputs: list[str], output: str) -> dict[str, str]:
+    return {
+        str(source): str(target) for source, target in plan([Path(name) for name in inputs], Path(output))
+    }
+
+
+def refused(inputs: list[str], output: str) -> str:
+    with pytest.raises(UserError) as caught:
+        plan([Path(name) for name in inputs], Path(output))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def files(folder: str) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+# --- which image goes where --------------------------------------------------------------------------
+
+
+def test_a_file_becomes_a_file_or_a_png_in_a_folder(place: Path) -> None:
+    pictures("a.jpg")
+    Path("there").mkdir()
+    assert targets(["a.jpg"], "b.png") == {"a.jpg": "b.png"}
+    assert targets(["a.jpg"], "new/b.JPEG") == {"a.jpg": "new/b.JPEG"}
+    assert targets(["a.jpg"], "there") == {"a.jpg": "there/a.png"}
+    assert targets(["a.jpg"], "new/folder") == {"a.jpg": "new/folder/a.png"}
+
+
+def test_folders_keep_their_structure_and_leave_out_what_is_no_image(place: Path) -> None:
+    pictures("in/a.jpg", "in/deep/er/b.PNG", "in/deep/c.webp", "d.bmp")
+    Path("in/notes.txt").write_text("no image")
+    Path("in/folder.png").mkdir()
+    assert targets(["in", "d.bmp"], "out") == {
+        "in/a.jpg": "out/a.png",
+        "in/deep/er/b.PNG": "out/deep/er/b.png",
+        "in/deep/c.webp": "out/deep/c.png",
+        "d.bmp": "out/d.png",
+    }
+
+
+def test_two_images_with_one_result_are_named(place: Path) -> None:
+    pictures("in/a.jpg", "in/a.png", "other/a.jpg")
+    line = refused(["in"], "out")
+    assert line == "in/a.png and in/a.jpg would both become out/a.png; translate them apart"
+    assert "would both become out/a.png" in refused(["in/a.jpg", "other/a.jpg"], "out")
+    assert "would both become out/a.png" in refused(["in/a.jpg", "in/a.jpg"], "out")
+
+
+def test_an_input_is_never_overwritten(place: Path) -> None:
+    pictures("in/a.png", "in/b.jpg")
+    message = "is an input; choose another output folder"
+    assert refused(["in"], "in") == f"in/a.png: {message}"
+    assert refused(["in/a.png"], "in/a.png") == f"in/a.png: {message}"
+    assert refused(["in/a.png"], "in") == f"in/a.png: {message}"
+    Path("link").symlink_to("in")
+    assert refused(["in"], "link") == f"link/a.png: {message}"
+    assert targets(["in/b.jpg"], "in") == {"in/b.jpg": "in/b.png"}
+
+
+def test_what_is_not_there_or_holds_no_image_is_said(place: Path) -> None:
+    pictures("a.jpg")
+    Path("empty").mkdir()
+    Path("empty/notes.txt").write_text("no image")
+    assert refused(["a.jpg", "none"], "out") == "none: no such file or folder"
+    assert refused(["empty"], "out").startswith("empty: no images (.bmp .jpeg .jpg ")
+
+
+def test_several_images_do_not_fit_a_file(place: Path) -> None:
+    pictures("a.jpg", "in/b.jpg")
+    Path("file").write_text("")
+    message = "names a file, which holds one image; give a folder"
+    assert refused(["a.jpg", "in"], "out.png") == f"out.png: {message}"
+    assert refused(["in"], "out.png") == f"out.png: {message}"
+    assert refused(["a.jpg"], "file") == f"file: {message}"
+    assert refused(["a.jpg"], "file/out") == "file/out: cannot be written, file is a file"
+    # A folder may be called like an image.
+    Path("folder.png").mkdir()
+    assert targets(["a.jpg"], "folder.png") == {"a.jpg": "folder.png/a.png"}
+
+
+# --- translating -------------------------------------------------------------------------------------
+
+
+def test_results_are_the_translators_pixels_at_the_inputs_size(place: Path, model: str) -> None:
+    pictures("in/a.png", "in/deep/b.jpg")
+    assert translate([Path("in")], Path("out"), model) == 2
+    assert files("out") == {"a.png", "deep/b.png"}
+    for source, target in (("in/a.png", "out/a.png"), ("in/deep/b.jpg", "out/deep/b.png")):
+        expected = Translator(Path(model))(read_rgb(Path(source)))
+        assert expected.shape == (20, 30, 3)
+        assert np.array_equal(read_rgb(Path(target)), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("b.png", "PNG"), ("b.jpg", "JPEG"), ("b.JPEG", "JPEG"), ("b.webp", "WEBP")]
+)
+def test_a_results_format_is_that_of_its_suffix(place: Path, model: str, name: str, kind: str) -> None:
+    pictures("a.png")
+    assert translate([Path("a.png")], Path(name), model) == 1
+    with Image.open(name) as written:
+        assert (written.format, written.size) == (kind, (30, 20))
+    expected = Translator(Path(model))(read_rgb(Path("a.png")))
+    assert np.abs(read_rgb(Path(name)).astype(int) - expected).mean() < (8 if kind == "JPEG" else 1e-9)
+
+
+def test_an_unreadable_image_is_named_after_the_others_are_written(place: Path, model: str) -> None:
+    pictures("in/a.png", "in/c.png")
+    Path("in/b.png").write_bytes(b"no image")
+    Path("in/d.jpg").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        translate([Path("in")], Path("out"), model)
+    line = str(caught.value)
+    assert line.startswith("2 of 4 images translated; not: in/b.png does not decode (")
+    assert "; in/d.jpg does not decode (" in line
+    assert "\n" not in line
+    assert files("out") == {"a.png", "c.png"}
+
+
+def test_nothing_is_written_without_a_model(place: Path) -> None:
+    pictures("a.png")
+    with pytest.raises(UserError, match=r"^none\.onnx: not found$"):
+        translate([Path("a.png")], Path("out"), "none.onnx")
+    assert not Path("out").exists()
+
+
+def test_the_plan_is_checked_before_the_registry_is_asked(place: Path, no_server: str) -> None:
+    with pytest.raises(UserError, match=r"^none: no such file or folder$"):
+        translate([Path("none")], Path("out"), CHAMPION_URI)
+
+
+def test_a_registered_model_translates_like_its_file(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    registry.register(project.params(), "# card")
+    pictures("in/a.png")
+    assert translate([Path("in")], Path("out"), CHAMPION_URI) == 1
+    assert np.array_equal(read_rgb(Path("out/a.png")), Translator(project.model)(noise(20, 30)))
