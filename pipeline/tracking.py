@@ -25,8 +25,9 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Its news of database migrations and monitors is nobody's.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-# A bar that counts the one file of a model says nothing.
+# A bar that counts the one file of a model, and addresses of pages between our own lines.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 REPORTS = Path("reports")
 

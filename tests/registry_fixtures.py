@@ -168,36 +168,44 @@ def free_port() -> int:
         return port
 
 
-@contextlib.contextmanager
-def mlflow_server(folder: Path, database: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """A real server in a process group of its own, gone with all its children at the end."""
-    folder.mkdir(parents=True)
-    shutil.copyfile(database, folder / "mlflow.db")
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--workers", "1"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        _wait_until_healthy(f"http://127.0.0.1:{port}", process, folder / "log")
-        yield f"http://127.0.0.1:{port}", process
-    finally:
-        kill_group(process)
+class Server:
+    """A real MLflow server in a process group of its own, started when needed, also after it was killed."""
 
+    def __init__(self, folder: Path, empty_database: Path) -> None:
+        self.uri = ""
+        self.database = folder / "mlflow.db"
+        self._folder, self._empty_database = folder, empty_database
+        self._process: subprocess.Popen[bytes] | None = None
 
-def _wait_until_healthy(uri: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    for _ in range(1200):
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=5):
+    def start(self) -> None:
+        """Make sure that it answers."""
+        if self._process:
             return
-        if process.poll() is not None:
-            break
-        time.sleep(0.1)
-    raise RuntimeError(f"no MLflow server at {uri}: {log.read_text(errors='replace')[-2000:]}")
+        shutil.copyfile(self._empty_database, self.database)
+        self.uri = f"http://127.0.0.1:{free_port()}"
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+        command += ["--port", self.uri.rpartition(":")[2], "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self.database}"]
+        command += ["--artifacts-destination", str(self._folder / "artifacts")]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, cwd=self._folder, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        for _ in range(1200):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):
+                return
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise RuntimeError(f"no MLflow server: {(self._folder / 'log').read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """End it and all its children at once, as a power cut would."""
+        if self._process:
+            kill_group(self._process)
+            self._process = None
 
 
 def kill_group(process: "subprocess.Popen[bytes]") -> None:
@@ -261,10 +269,47 @@ def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[str]:
-    """The address of a real server with proxied artifacts."""
-    with mlflow_server(tmp_path_factory.mktemp("mlflow") / "server", empty_database) as (uri, _):
-        yield uri
+def registered_once(tmp_path_factory: pytest.TempPathFactory, exported: bytes, empty_database: Path) -> Path:
+    """A database in which the generator `a`, of distance 0.2, is version 1 and champion."""
+    from pipeline import registry
+
+    folder = tmp_path_factory.mktemp("registered")
+    shutil.copyfile(empty_database, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.chdir(folder)
+        once = Project(folder, exported)
+        once.make("a", 0.2)
+        registry.register(once.params(), "# a card")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def champion(project: Project, store: Path, registered_once: Path) -> Project:
+    """A project whose generator `a` is version 1 and champion in a store of its own.
+
+    The artifacts are those of all tests that use this: to be read only.
+    """
+    project.make("a", 0.2)
+    shutil.copyfile(registered_once, store)
+    return project
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"), empty_database)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A real server with proxied artifacts, shared by all tests, that MLFLOW_TRACKING_URI names."""
+    _server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", _server.uri)
+    return _server
 
 
 @pytest.fixture

@@ -13,7 +13,17 @@ import numpy as np
 import onnx
 import pytest
 from mlflow import MlflowClient
-from registry_fixtures import CHAMPION_URI, LOSSES, MODEL_NAME, VALIDATION, Project, digest, noise, run_onnx
+from registry_fixtures import (
+    CHAMPION_URI,
+    LOSSES,
+    MODEL_NAME,
+    VALIDATION,
+    Project,
+    Server,
+    digest,
+    noise,
+    run_onnx,
+)
 
 from pipeline import registry, tracking
 from pipeline.registry import Registered
@@ -109,11 +119,9 @@ def test_the_run_is_made_from_the_files_where_the_store_has_none(project: Projec
     assert any(name.startswith("images/validation+step+2+") for name in files("images"))
 
 
-def test_registering_again_changes_nothing(project: Project, store: Path) -> None:
-    project.make("a", 0.2)
-    register(project)
+def test_registering_again_changes_nothing(champion: Project) -> None:
     (before,), version = runs(), client().get_model_version(MODEL_NAME, "1")
-    again = register(project)
+    again = register(champion)
     assert again == Registered(MODEL_NAME, "1", "champion", "it is the champion", created=False)
     assert versions() == ["1"]
     (after,) = runs()
@@ -156,74 +164,62 @@ def test_a_tracked_training_gets_the_version_and_keeps_its_end(project: Project,
     assert (run.info.status, run.info.end_time - run.info.start_time) == ("FINISHED", 1234)
 
 
-def test_a_better_generator_is_promoted_and_the_worse_stays_challenger(project: Project, store: Path) -> None:
-    project.make("a", 0.2)
-    register(project)
-    project.make("worse", 0.3)
-    worse = register(project)
+def test_a_better_generator_is_promoted_and_the_worse_stays_challenger(champion: Project) -> None:
+    champion.make("worse", 0.3)
+    worse = register(champion)
     assert (worse.version, worse.alias) == ("2", "challenger")
     assert worse.reason == "kd_efficientnet_lite0 0.3000 does not beat the champion's 0.2000"
     assert aliases() == {"champion": "1", "challenger": "2"}
-    project.make("better", 0.1)
-    better = register(project)
+    champion.make("better", 0.1)
+    better = register(champion)
     assert (better.version, better.alias) == ("3", "champion")
     assert aliases() == {"champion": "3", "challenger": "2"}
     decision = client().get_model_version(MODEL_NAME, "3").tags["decision"]
     assert decision == "kd_efficientnet_lite0 0.1000 beats the champion's 0.2000"
-    project.make("a", 0.2)
-    dethroned = register(project)
+    champion.make("a", 0.2)
+    dethroned = register(champion)
     assert (dethroned.version, dethroned.alias, dethroned.created) == ("1", "challenger", False)
     assert aliases() == {"champion": "3", "challenger": "1"}
 
 
-def test_another_test_split_is_not_compared(project: Project, store: Path) -> None:
-    project.make("a", 0.2)
-    register(project)
-    project.make("b", 0.1, split="other pairs")
-    other = register(project)
+def test_another_test_split_is_not_compared(champion: Project) -> None:
+    champion.make("b", 0.1, split="other pairs")
+    other = register(champion)
     assert (other.version, other.alias) == ("2", "challenger")
     assert "another test split" in other.reason
     assert aliases() == {"champion": "1", "challenger": "2"}
 
 
-def test_a_roll_back_by_hand_outlives_the_next_run(project: Project, store: Path) -> None:
-    project.make("a", 0.2)
-    register(project)
-    project.make("b", 0.1)
-    assert register(project).alias == "champion"
+def test_a_roll_back_by_hand_outlives_the_next_run(champion: Project) -> None:
+    champion.make("b", 0.1)
+    assert register(champion).alias == "champion"
     client().set_registered_model_alias(MODEL_NAME, "champion", "1")
-    again = register(project)
+    again = register(champion)
     assert (again.version, again.alias, again.created) == ("2", "challenger", False)
     assert "only a person gives the place back" in again.reason
     assert aliases() == {"champion": "1", "challenger": "2"}
-    project.make("c", 0.15)
-    assert register(project).alias == "champion"
+    champion.make("c", 0.15)
+    assert register(champion).alias == "champion"
 
 
-def test_a_promoted_challenger_is_no_longer_challenger(project: Project, store: Path) -> None:
-    project.make("a", 0.2)
-    register(project)
-    project.make("b", 0.3)
-    assert register(project).alias == "challenger"
+def test_a_promoted_challenger_is_no_longer_challenger(champion: Project) -> None:
+    champion.make("b", 0.3)
+    assert register(champion).alias == "challenger"
     client().delete_model_version(MODEL_NAME, "1")
-    assert register(project).alias == "champion"
+    assert register(champion).alias == "champion"
     assert aliases() == {"champion": "2"}
 
 
-def test_a_new_measurement_of_the_champion_is_what_the_next_is_compared_with(
-    project: Project, store: Path
-) -> None:
-    project.make("a", 0.2)
-    register(project)
-    project.make("a", 0.5, split="more pairs")
-    assert register(project, "# a new card").created is False
+def test_a_new_measurement_of_the_champion_is_what_the_next_is_compared_with(champion: Project) -> None:
+    champion.make("a", 0.5, split="more pairs")
+    assert register(champion, "# a new card").created is False
     version = client().get_model_version(MODEL_NAME, "1")
     assert version.tags["split_sha256"] == digest("more pairs")
     assert version.description == "# a new card"
     (run,) = runs()
     assert run.data.metrics["test/kd_efficientnet_lite0"] == 0.5
-    project.make("b", 0.4, split="more pairs")
-    assert register(project).reason == "kd_efficientnet_lite0 0.4000 beats the champion's 0.5000"
+    champion.make("b", 0.4, split="more pairs")
+    assert register(champion).reason == "kd_efficientnet_lite0 0.4000 beats the champion's 0.5000"
 
 
 def test_a_name_with_an_apostrophe_is_found_again(project: Project, store: Path) -> None:
@@ -237,30 +233,27 @@ def test_a_name_with_an_apostrophe_is_found_again(project: Project, store: Path)
 # --- what a consumer gets ----------------------------------------------------------------------------
 
 
-def test_the_registered_model_gives_the_pixels_of_the_file(project: Project, store: Path) -> None:
-    project.make("a", 0.2)
-    register(project)
+def test_the_registered_model_gives_the_pixels_of_the_file(champion: Project) -> None:
+    tracking.connect()
     batch = np.stack([noise(64, 32, seed) for seed in (1, 2)])
     translated = mlflow.pyfunc.load_model(CHAMPION_URI).predict({"image": batch})["translated"]
     assert translated.dtype == np.uint8
     assert translated.shape == batch.shape
-    assert np.array_equal(translated, run_onnx(project.model, batch))
+    assert np.array_equal(translated, run_onnx(champion.model, batch))
 
 
-def test_the_logged_file_keeps_its_bytes_and_says_what_it_needs(project: Project, store: Path) -> None:
-    project.make("a", 0.2)
-    register(project)
+def test_the_logged_file_keeps_its_bytes_and_says_what_it_needs(champion: Project) -> None:
+    tracking.connect()
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=CHAMPION_URI))
-    assert (folder / "model.onnx").read_bytes() == project.model.read_bytes()
+    assert (folder / "model.onnx").read_bytes() == champion.model.read_bytes()
     runtime = "onnxruntime" if sys.platform == "darwin" else "onnxruntime-gpu"
     needed = [f"{name}=={metadata.version(name)}" for name in ("mlflow", "numpy", "onnx", runtime)]
     assert (folder / "requirements.txt").read_text().split() == needed
     assert "python" in (folder / "conda.yaml").read_text()
 
 
-def test_the_signature_is_named_pixels(project: Project, store: Path) -> None:
-    project.make("a", 0.2)
-    register(project)
+def test_the_signature_is_named_pixels(champion: Project) -> None:
+    tracking.connect()
     signature = mlflow.models.get_model_info(CHAMPION_URI).signature
     for schema, name in ((signature.inputs, "image"), (signature.outputs, "translated")):
         (tensor,) = schema.inputs
@@ -334,14 +327,12 @@ def test_no_server_is_one_line_that_names_it(
 
 
 @pytest.fixture
-def two_versions(project: Project, store: Path) -> dict[str, bytes]:
+def two_versions(champion: Project) -> dict[str, bytes]:
     """Version 1 is the champion, 2 the challenger; the bytes of their files."""
-    files = {}
-    for version, weights, kd in (("1", "a", 0.2), ("2", "b", 0.3)):
-        project.make(weights, kd)
-        register(project)
-        files[version] = project.model.read_bytes()
-    return files
+    files = {"1": champion.model.read_bytes()}
+    champion.make("b", 0.3)
+    register(champion)
+    return {**files, "2": champion.model.read_bytes()}
 
 
 def not_pulled(uri: str) -> str:
@@ -430,10 +421,7 @@ def test_a_model_of_another_project_is_pulled_if_it_is_one_onnx_file(project: Pr
 # --- a team's server ---------------------------------------------------------------------------------
 
 
-def test_a_server_keeps_and_gives_the_file(
-    project: Project, server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+def test_a_server_keeps_and_gives_the_file(project: Project, server: Server) -> None:
     project.make("a", 0.2)
     assert register(project).alias == "champion"
     assert register(project).created is False
@@ -444,5 +432,7 @@ def test_a_server_keeps_and_gives_the_file(
     assert pulled.read_bytes() == project.model.read_bytes()
     assert not_pulled(f"models:/{MODEL_NAME}@production").endswith("it has @champion (version 2)")
     assert not_pulled(f"models:/{MODEL_NAME}/9").endswith("it has @champion (version 2)")
-    assert not_pulled("models:/big@champion").endswith(f"models there: {MODEL_NAME}")
+    line = not_pulled("models:/big@champion")
+    assert line.startswith(f"models:/big@champion: no model big in {server.uri}; models there: ")
+    assert MODEL_NAME in line
     assert not (project.folder / "mlflow.db").exists()

@@ -11,7 +11,7 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from registry_fixtures import MODEL_NAME, Project, digest, kill_group, mlflow_server, noise
+from registry_fixtures import MODEL_NAME, Project, Server, digest, noise
 
 from pipeline import tracking
 from pix2pix import images
@@ -233,8 +233,7 @@ def test_a_server_that_is_down_at_the_start_costs_one_warning(
 
 def test_a_server_that_dies_in_the_middle_costs_one_warning(
     project: Project,
-    empty_database: Path,
-    tmp_path: Path,
+    server: Server,
     impatient: None,
     brisk_monitor: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -242,21 +241,19 @@ def test_a_server_that_dies_in_the_middle_costs_one_warning(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     project.make("weights", 0.2)
-    params = project.params()
-    with mlflow_server(tmp_path / "server", empty_database) as (uri, process):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        with tracking.training_run(params, "f1", DATA) as tracked:
-            tracked.losses(1, {"g_l1": 1.0})
-            capfd.readouterr()
-            kill_group(process)
-            for step in (2, 3):
-                tracked.losses(step, {"g_l1": 0.5})
-            tracked.validated(3, 1, 0.1, project.folder / "reports" / "test_grid.png")
-            tracked.finish(digest("weights"))
-        assert monitors_after() == []
-        assert f"MLflow at {uri} cannot be written" in the_warning(caplog, capfd)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'server' / 'mlflow.db'}")
-    assert history(the_run("RUNNING"), "g_l1") == {1: 1.0}
+    with tracking.training_run(project.params(), "of the dead server", DATA) as tracked:
+        tracked.losses(1, {"g_l1": 1.0})
+        server.kill()
+        for step in (2, 3):
+            tracked.losses(step, {"g_l1": 0.5})
+        tracked.validated(3, 1, 0.1, project.folder / "reports" / "test_grid.png")
+        tracked.finish(digest("weights"))
+    assert monitors_after() == []
+    assert f"MLflow at {server.uri} cannot be written" in the_warning(caplog, capfd)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{server.database}")
+    (left,) = [run for run in all_runs() if run.data.tags.get("fingerprint") == "of the dead server"]
+    assert left.info.status == "RUNNING"
+    assert history(left, "g_l1") == {1: 1.0}
 
 
 def test_a_failure_while_the_run_is_opened_leaves_no_run_open(

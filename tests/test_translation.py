@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 from registry_fixtures import CHAMPION_URI, Project, noise
 
-from pipeline import registry
 from pipeline.translation import plan, translate
 from pix2pix import images
 from pix2pix.errors import UserError
@@ -170,9 +169,7 @@ def test_the_plan_is_checked_before_the_registry_is_asked(place: Path, no_server
         translate([Path("none")], Path("out"), CHAMPION_URI)
 
 
-def test_a_registered_model_translates_like_its_file(project: Project, store: Path) -> None:
-    project.make("a", 0.2)
-    registry.register(project.params(), "# card")
+def test_a_registered_model_translates_like_its_file(champion: Project) -> None:
     pictures("in/a.png")
     assert translate([Path("in")], Path("out"), CHAMPION_URI) == 1
-    assert np.array_equal(read_rgb(Path("out/a.png")), Translator(project.model)(noise(20, 30)))
+    assert np.array_equal(read_rgb(Path("out/a.png")), Translator(champion.model)(noise(20, 30)))

@@ -1,4 +1,4 @@
-"""The translator: any size in, the same size out, the pixels of the file; one line for what is no generator."""
+"""The translator: any size in, the same size out, the pixels of the file; one line for what is none."""
 
 import subprocess
 import sys
