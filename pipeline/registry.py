@@ -187,9 +187,9 @@ def _requirements() -> list[str]:
 def _judge(client: Any, name: str, version: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
     """Give the version its alias; a version that is champion stays so."""
     champion = champion_of(client, name)
-    if champion == version:
-        return CHAMPION, "it is the champion"
     known = client.get_model_version(name, version).tags
+    if champion == version:
+        return CHAMPION, known["decision"] if WAS_CHAMPION in known else "it was made champion by hand"
     standing = None
     if champion is not None:
         tags = client.get_model_version(name, champion).tags

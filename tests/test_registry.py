@@ -122,7 +122,9 @@ def test_the_run_is_made_from_the_files_where_the_store_has_none(project: Projec
 def test_registering_again_changes_nothing(champion: Project) -> None:
     (before,), version = runs(), client().get_model_version(MODEL_NAME, "1")
     again = register(champion)
-    assert again == Registered(MODEL_NAME, "1", "champion", "it is the champion", created=False)
+    assert again == Registered(
+        MODEL_NAME, "1", "champion", "the first version is the champion", created=False
+    )
     assert versions() == ["1"]
     (after,) = runs()
     assert after.info.end_time == before.info.end_time
