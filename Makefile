@@ -9,10 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Stages are started by dvc and must find this environment's python, activated or not.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# uv does not read pip's settings; a machine with its own wheels or index says so once, to pip.
-export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
-export UV_EXTRA_INDEX_URL ?= $(PIP_EXTRA_INDEX_URL)
-export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+# uv does not read pip's settings (pip.conf or PIP_*); a machine with an index of its own says so once, to pip.
+PIP_SETTING = $(BIN)/python -m pip config get
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
@@ -36,12 +34,19 @@ clean:
 
 # Pinned for every platform; run it where no private index or wheel folder is set.
 lock: $(VENV)/.installed
-	env -u UV_FIND_LINKS -u UV_EXTRA_INDEX_URL -u UV_DEFAULT_INDEX \
-	  uv pip compile -q --universal --no-header --no-annotate --extra dev pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --no-header --no-annotate --extra dev pyproject.toml -o requirements.lock
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	@echo "installing into $(VENV) (once; a minute or two)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install -q --disable-pip-version-check uv
-	@$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode -c requirements.lock -e '.[dev]'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; type make PYTHON=python3.12" >&2; exit 2; }
+	@test -x $(BIN)/uv || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) \
+	  && $(BIN)/python -m pip install -q --disable-pip-version-check uv; } || { rm -rf $(VENV); exit 2; }
+	@setting() { $(PIP_SETTING) "global.$$1" 2>/dev/null || true; }; \
+	  links="$$(setting find-links)"; index="$$(setting index-url)"; extra="$$(setting extra-index-url)"; \
+	  export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $${PIP_FIND_LINKS:-$$links} | tr ' ' ',')}"; \
+	  export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$index}}"; \
+	  export UV_EXTRA_INDEX_URL="$${UV_EXTRA_INDEX_URL:-$$(echo $${PIP_EXTRA_INDEX_URL:-$$extra})}"; \
+	  export UV_INDEX_STRATEGY=unsafe-best-match; \
+	  $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode -c requirements.lock -e '.[dev]'
 	@touch $@

@@ -26,8 +26,8 @@ def decide(challenger: Mapping[str, Any], champion: Mapping[str, Any] | None, me
         return Decision(
             False, "the champion was measured on another test split, so the two cannot be compared"
         )
-    if metric not in champion["model"]:
-        return Decision(False, f"the champion was not measured by {metric}, so the two cannot be compared")
+    if champion["features"] != challenger["features"]:
+        return Decision(False, "the champion was measured with other features, so the two cannot be compared")
     new, old = challenger["model"][metric], champion["model"][metric]
     if new < old:
         return Decision(True, f"{metric} {new:.4f} beats the champion's {old:.4f}")

@@ -15,6 +15,8 @@ def write(
     """The card as Markdown, a function of its arguments alone; under MLflow's limit of 5000 characters."""
     dataset, name = params.dataset, params.registry.model_name
     direction = "side A → side B" if dataset.direction == "AtoB" else "side B → side A"
+    # As in training; BOX is Pillow's word for the mean over an area.
+    resampling = {"nearest": "NEAREST", "area": "BOX", "bicubic": "BICUBIC"}[data["resize_input"]]
     counts = ", ".join(f"{split['pairs']} {which}" for which, split in data["splits"].items())
     return f"""# {name}
 
@@ -46,7 +48,9 @@ import mlflow, numpy as np
 from PIL import Image
 
 model = mlflow.pyfunc.load_model("models:/{name}@champion")
-image = np.asarray(Image.open("input.png").convert("RGB").resize(({data["image_px"]}, {data["image_px"]})))
+image = Image.open("input.png").convert("RGB")
+# Any size of multiples of {export["multiple"]} will do; this is the one it was trained at.
+image = np.asarray(image.resize(({data["image_px"]}, {data["image_px"]}), Image.Resampling.{resampling}))
 Image.fromarray(model.predict({{"image": image[None]}})["translated"][0]).save("output.png")
 ```
 """

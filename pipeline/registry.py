@@ -18,7 +18,7 @@ from platformdirs import user_cache_path
 
 from pix2pix import images
 from pix2pix.errors import UserError
-from pix2pix.files import atomic_file, sha256_file, sha256_json
+from pix2pix.files import atomic_file, sha256_file
 from pix2pix.params import Params, distance_names
 
 from . import gate, lineage, tracking
@@ -56,7 +56,8 @@ def register(params: Params, card: str) -> Registered:
     metrics = tracking.read_json(REPORTS / "metrics.json")
     data = tracking.read_json(REPORTS / "data.json")
     name, digest = params.registry.model_name, sha256_file(tracking.there(EXPORTED))
-    _refuse_mixture(metrics, tracking.read_json(REPORTS / "export.json"), digest)
+    export = tracking.read_json(REPORTS / "export.json")
+    _refuse_mixture(metrics, export, digest)
     with tracking.reachable() as mlflow:
         client = mlflow.MlflowClient()
         run_id = tracking.run_of(mlflow, params, metrics["weights_sha256"], data)
@@ -64,7 +65,7 @@ def register(params: Params, card: str) -> Registered:
         version = _find(client, name, digest)
         created = version is None
         if version is None:
-            tags = _tags(params, metrics, data, digest)
+            tags = _tags(params, metrics, export)
             version = _create(mlflow, name, run_id, tags, card)
         else:
             _update(client, name, version, metrics, card)
@@ -91,23 +92,24 @@ def _find(client: Any, name: str, onnx_sha256: str) -> str | None:
 def _update(client: Any, name: str, version: str, metrics: Mapping[str, Any], card: str) -> None:
     """The same file may have been measured anew, by other features or on other pairs."""
     known = client.get_model_version(name, version)
-    for key, value in {"split_sha256": metrics["split_sha256"], "metrics": _compact(metrics)}.items():
+    # dvc writes the lock after the stage that registered; the call after dvc sees the final one.
+    lock = {key: value for key, value in lineage.tags().items() if key == "dvc_lock_sha256"}
+    tags = {"split_sha256": metrics["split_sha256"], "metrics": _compact(metrics), **lock}
+    for key, value in tags.items():
         if known.tags.get(key) != value:
             client.set_model_version_tag(name, version, key, value)
     if known.description != card:
         client.update_model_version(name, version, description=card)
 
 
-def _tags(
-    params: Params, metrics: Mapping[str, Any], data: Mapping[str, Any], onnx_sha256: str
-) -> dict[str, str]:
+def _tags(params: Params, metrics: Mapping[str, Any], export: Mapping[str, Any]) -> dict[str, str]:
     return {
         **lineage.tags(),
-        "onnx_sha256": onnx_sha256,
+        "onnx_sha256": export["onnx_sha256"],
         "weights_sha256": metrics["weights_sha256"],
         "split_sha256": metrics["split_sha256"],
-        "data_sha256": data["splits"]["train"]["sha256"],
-        "params_sha256": sha256_json(params.model_dump(mode="json", exclude={"run"})),
+        # As the file itself says, so that one finds the other.
+        **{key: export["metadata"][key] for key in ("data_sha256", "params_sha256", "code_sha256")},
         "dataset": params.dataset.name,
         "direction": params.dataset.direction,
         # What the gate needs of a champion whose files are no longer here.
@@ -143,7 +145,8 @@ def _create(mlflow: Any, name: str, run_id: str, tags: Mapping[str, str], card: 
             save_as_external_data=False,
             metadata={"onnx_sha256": tags["onnx_sha256"]},
         )
-        mlflow.log_text(card, "model_card.md")
+        # Beside the pictures that it names.
+        mlflow.log_text(card, "evaluation/model_card.md")
     version = client.create_model_version(
         name, source=info.model_uri, run_id=run_id, model_id=info.model_id, tags=dict(tags), description=card
     )
@@ -193,10 +196,12 @@ def _judge(client: Any, name: str, version: str, metrics: Mapping[str, Any]) -> 
     standing = None
     if champion is not None:
         tags = client.get_model_version(name, champion).tags
-        standing = json.loads(tags["metrics"]) if "metrics" in tags else {"split_sha256": None, "model": {}}
+        standing = json.loads(tags["metrics"]) if "metrics" in tags else {"split_sha256": None}
     _, metric = distance_names(metrics["features"]["name"])
     decision = gate.decide(metrics, standing, metric)
-    if decision.promote and champion is not None and WAS_CHAMPION in known:
+    if decision.promote and champion is None and _had_champions(client, name):
+        decision = gate.Decision(False, "the champion was withdrawn by hand; only a person names the next")
+    elif decision.promote and champion is not None and WAS_CHAMPION in known:
         # It lost its place to a better one or by hand; a run of the schedule must not undo a roll-back.
         decision = gate.Decision(
             False, f"it was champion before version {champion}; only a person gives the place back"
@@ -209,6 +214,11 @@ def _judge(client: Any, name: str, version: str, metrics: Mapping[str, Any]) -> 
             client.delete_registered_model_alias(name, CHALLENGER)
     client.set_registered_model_alias(name, alias, version)
     return alias, decision.reason
+
+
+def _had_champions(client: Any, name: str) -> bool:
+    found = client.search_model_versions(f"tags.{WAS_CHAMPION} = 'true'")
+    return any(version.name == name for version in found)
 
 
 def champion_of(client: Any, name: str) -> str | None:

@@ -1,10 +1,12 @@
 """`pix2pix repro`: validate, run dvc quietly, make sure of the registry, say what came out."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pix2pix import params as params_file
@@ -14,7 +16,7 @@ from pix2pix.params import Params
 from . import registry, summary
 
 CARD = Path("reports/model_card.md")
-# Where a stage leaves its exit status and last line: dvc itself only says 255.
+# Where a stage says that it began, and with which status it ended: dvc itself only says 255.
 OUTCOME_VARIABLE = "PIX2PIX_OUTCOME_FILE"
 
 
@@ -59,23 +61,42 @@ def run_dvc(arguments: Sequence[str]) -> None:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }
         command = [sys.executable, "-m", "dvc", *arguments]
-        if _wait(subprocess.Popen([*command, "-q"], env=environment)) == 0:
-            return
-        if not outcome.exists():
-            # No stage ran, so dvc itself has an objection, which -q has hidden.
-            if _wait(subprocess.Popen(command, env=environment)) == 0:
-                return
-            raise StageFailed(2 if not outcome.exists() else int(outcome.read_text()))
-        raise StageFailed(int(outcome.read_text()))
+        with _asked_to_stop() as asked:
+            status = _wait([*command, "-q"], environment, asked)
+            if status and not asked and not outcome.exists():
+                # No stage even began, so dvc itself has an objection, which -q has hidden.
+                status = _wait(command, environment, asked)
+        said = outcome.read_text() if outcome.exists() else ""
+        if asked:
+            raise StageFailed(128 + asked[0])
+        if status:
+            # A stage that began and left no number was killed or is broken: no mistake of the user's.
+            raise StageFailed(int(said) if said.isdecimal() else 1 if said else 2)
 
 
-def _wait(process: "subprocess.Popen[bytes]") -> int:
-    """Wait for dvc through Ctrl-C: the stage gets it too, saves its state and ends, and then dvc does."""
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that gets the number of each SIGINT or SIGTERM; dvc and the stage are to end first."""
+    asked: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda got, frame: asked.append(got)) for number in signals}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(command: Sequence[str], environment: Mapping[str, str], asked: Sequence[int]) -> int:
+    """Run dvc to its end. Ctrl-C reaches it and the stage by itself; a SIGTERM is passed on."""
+    with subprocess.Popen(command, env=environment) as process:
+        passed_on = False
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=0.2)
+            if signal.SIGTERM in asked and not passed_on:
+                process.terminate()
+                passed_on = True
 
 
 def _check_source(params: Params) -> None:

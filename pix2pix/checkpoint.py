@@ -1,7 +1,6 @@
 """Saving and loading: the generator that is shipped, and the state that a training goes on from."""
 
 import json
-import logging
 import shutil
 import sys
 from collections.abc import Mapping
@@ -18,8 +17,6 @@ from torch import Tensor
 from .errors import UserError
 from .files import atomic_file, sha256_file, sha256_json
 from .generator import Generator
-
-log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 

@@ -1,19 +1,12 @@
-"""The catalogue of published pix2pix data sets: where each comes from and how it is trained.
-
-Nothing heavy is imported here: the command line lists the catalogue before it does anything else.
-"""
+"""The catalogue of published pix2pix data sets: where each comes from and how it is trained."""
 
 import difflib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import unquote
 
+from .download import mirrored
 from .errors import UserError
 from .params import Direction, Resize
-
-MIRROR_VARIABLE = "PIX2PIX_MIRROR"
 
 # In order: the address the authors' own download script uses, then the older one.
 OFFICIAL = (
@@ -137,26 +130,3 @@ def addresses(entry: Entry) -> dict[str, int | None]:
     addresses are held to the official size.
     """
     return mirrored(entry.archive) | dict.fromkeys(entry.urls, entry.archive_bytes)
-
-
-def mirrored(file_name: str) -> dict[str, int | None]:
-    """The address of a file on the mirror that PIX2PIX_MIRROR names, of any size; none if it is not set.
-
-    Returns:
-        A URL for a mirror elsewhere; a path for a folder, given as a path, with ~ or as file://.
-    """
-    mirror = os.environ.get(MIRROR_VARIABLE, "").strip()
-    if not mirror:
-        return {}
-    if "://" in mirror and not mirror.startswith("file://"):
-        return {f"{mirror.rstrip('/')}/{file_name}": None}
-    return {str(_local_folder(mirror) / file_name): None}
-
-
-def _local_folder(mirror: str) -> Path:
-    if mirror.startswith("file://"):
-        mirror = unquote(mirror.removeprefix("file://").removeprefix("localhost"))
-        # file:///C:/data on Windows.
-        mirror = mirror[1:] if mirror[2:3] == ":" else mirror
-    # Unlike Path.expanduser, this leaves ~nobody as it is for the line that says it is not there.
-    return Path(os.path.expanduser(mirror))  # noqa: PTH111

@@ -51,6 +51,13 @@ def set_threads(wanted: int | str) -> int:
     return threads
 
 
+def compute_exactly() -> None:
+    """Full float32 on a GPU, added up in a fixed order: measured pixels are those of the exported file."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep what tensors free instead of handing every large block back to the system.
 

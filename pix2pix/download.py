@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import unquote
 
 import platformdirs
 import requests
@@ -21,7 +22,7 @@ from .files import sha256_file, write_json
 
 log = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "PIX2PIX_CACHE"
+CACHE_VARIABLE, MIRROR_VARIABLE = "PIX2PIX_CACHE", "PIX2PIX_MIRROR"
 # To connect, and between two pieces of an answer.
 TIMEOUTS_S = (10.0, 60.0)
 
@@ -50,6 +51,29 @@ def download_folder() -> Path:
     """Where downloads are kept, finished or not: archives/ in PIX2PIX_CACHE or in the user's own cache."""
     own = os.path.expanduser(os.environ.get(CACHE_VARIABLE, "").strip())  # noqa: PTH111
     return (Path(own) if own else platformdirs.user_cache_path("pix2pix")) / "archives"
+
+
+def mirrored(file_name: str) -> dict[str, int | None]:
+    """The address of a file on the mirror that PIX2PIX_MIRROR names, of any size; none if it is not set.
+
+    Returns:
+        A URL for a mirror elsewhere; a path for a folder, given as a path, with ~ or as file://.
+    """
+    mirror = os.environ.get(MIRROR_VARIABLE, "").strip()
+    if not mirror:
+        return {}
+    if "://" in mirror and not mirror.startswith("file://"):
+        return {f"{mirror.rstrip('/')}/{file_name}": None}
+    return {str(_local_folder(mirror) / file_name): None}
+
+
+def _local_folder(mirror: str) -> Path:
+    if mirror.startswith("file://"):
+        mirror = unquote(mirror.removeprefix("file://").removeprefix("localhost"))
+        # file:///C:/data on Windows.
+        mirror = mirror[1:] if mirror[2:3] == ":" else mirror
+    # Unlike Path.expanduser, this leaves ~nobody as it is for the line that says it is not there.
+    return Path(os.path.expanduser(mirror))  # noqa: PTH111
 
 
 def fetch_file(

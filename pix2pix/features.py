@@ -1,5 +1,6 @@
 """Feature extractors for the Fréchet and kernel distances: uint8 images in, one vector an image out."""
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,13 +110,16 @@ def _inception(given: Path | None, device: torch.device) -> Extractor:
 
 
 def _fetched_inception() -> Path:
-    from .download import fetch_file
+    from .download import download_folder, fetch_file, mirrored
 
     name = Path(INCEPTION_URL).name
+    addresses = {**mirrored(name), INCEPTION_URL: None}
     try:
-        return fetch_file({INCEPTION_URL: None}, name)
+        # TorchScript files are zip archives; a web page in the place of one must not be kept.
+        return fetch_file(addresses, name, looks_right=zipfile.is_zipfile)
     except UserError as error:
-        raise UserError(
-            f"{error}; or fetch {INCEPTION_URL} elsewhere and set evaluate.features_path to the file, "
-            "or evaluate.features to efficientnet-lite0",
+        # The network's failures keep their kind, so that a scheduled run tries again.
+        raise type(error)(
+            f"{error}; or fetch {INCEPTION_URL} elsewhere to {download_folder() / name}, or name the file in "
+            "evaluate.features_path, or set evaluate.features to efficientnet-lite0",
         ) from None

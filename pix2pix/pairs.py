@@ -1,6 +1,7 @@
 """Pairs: finding them in a folder, splitting them, preparing them."""
 
 import hashlib
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -105,10 +106,14 @@ def _place(relative: PurePosixPath) -> tuple[Split | None, str, str]:
     side = ""
     rest = []
     for folder in relative.parts[:-1]:
-        if split is None and folder.lower() in SPLIT_FOLDERS:
+        # train, A and a each say one thing; trainA says both.
+        joined = re.fullmatch(r"(train|val|validation|test)[_-]?([ab])", folder, re.IGNORECASE)
+        if split is None and not side and joined:
+            split, side = SPLIT_FOLDERS[joined[1].lower()], joined[2].upper()
+        elif split is None and folder.lower() in SPLIT_FOLDERS:
             split = SPLIT_FOLDERS[folder.lower()]
-        elif not side and folder in SIDES:
-            side = folder
+        elif not side and folder.upper() in SIDES:
+            side = folder.upper()
         else:
             rest.append(folder)
     # macOS takes letters like é apart; a name must be the same text wherever it was typed.
@@ -172,9 +177,12 @@ def assign_splits(
 
 
 def check_not_empty(counts: dict[Split, int], rule: str) -> None:
-    """Raises UserError naming the first split without a usable pair."""
+    """Raises UserError naming the first split without enough usable pairs.
+
+    A distance between distributions needs two test and two training images.
+    """
     for split, count in counts.items():
-        if not count:
+        if count < (1 if split == "val" else 2):
             total = sum(counts.values())
             mend = {
                 "train": "lower prepare.val_share and prepare.test_share",
@@ -182,7 +190,8 @@ def check_not_empty(counts: dict[Split, int], rule: str) -> None:
                 "test": "raise prepare.test_share",
             }
             raise UserError(
-                f"data/raw: the {split} split is empty ({total} usable pairs, split: {rule}); "
+                f"data/raw: the {split} split {'has one pair, too few' if count else 'is empty'} "
+                f"({total} usable pairs, split: {rule}); "
                 f"add pairs or {mend[split]}"
             )
 
@@ -278,6 +287,8 @@ def summary(
         "split_rule": rule,
         "image_px": prepare.image_px,
         "load_px": prepare.load_px,
+        "resize_input": prepare.resize_input,
+        "resize_target": prepare.resize_target,
         "splits": {
             split: {
                 "pairs": len(pairs),

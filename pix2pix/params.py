@@ -5,7 +5,7 @@ No torch in here: the command line validates the file before anything heavy is l
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -25,6 +25,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Blocks = Annotated[tuple[Annotated[int, Field(ge=1, le=8)], ...], Strict(False)]
 
 MIN_LEVELS, MAX_LEVELS = 5, 8
+EMBEDDED_NAME, EMBEDDED_SOURCE = "embedded", "pix2pix/synthetic.py"
 
 
 class Section(BaseModel):
@@ -144,6 +145,14 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Params":
+        is_embedded = self.dataset.source == EMBEDDED_SOURCE
+        if self.dataset.name == EMBEDDED_NAME and not is_embedded:
+            raise _mistake(
+                "dataset.name",
+                self.dataset.name,
+                f"names the embedded set; give {self.dataset.source} a name, licence, direction and "
+                "registry.model_name of its own",
+            )
         image_px = self.prepare.image_px
         valid = 2**MIN_LEVELS
         if image_px % valid:
@@ -299,8 +308,3 @@ _WORDS = {
     "a valid number": "a number",
     "a valid tuple": "a list",
 }
-
-
-def choices(literal: Any) -> tuple[str, ...]:
-    """The values of a Literal type, for messages and tests."""
-    return get_args(literal)

@@ -168,7 +168,9 @@ class LossWindow:
 
     def __init__(self, every: int, device: torch.device) -> None:
         self.every = every
-        self.sums = torch.zeros(len(LOSS_NAMES), dtype=torch.float64, device=device)
+        # Apple's devices have no float64; a window's sum does not need it.
+        precise = torch.float32 if device.type == "mps" else torch.float64
+        self.sums = torch.zeros(len(LOSS_NAMES), dtype=precise, device=device)
         self.steps = 0
 
     def add(self, values: Tensor) -> dict[str, float] | None:
@@ -213,7 +215,9 @@ class State:
         saved["window"] = (self.window.sums, self.window.steps)
         saved["random"] = torch.get_rng_state()
         if device.type == "cuda":
-            saved["random_cuda"] = torch.cuda.get_rng_state(device)
+            saved["random_device"] = torch.cuda.get_rng_state(device)
+        elif device.type == "mps":
+            saved["random_device"] = torch.mps.get_rng_state()
         return saved
 
     def from_checkpoint(self, saved: dict[str, Any], device: torch.device) -> None:
@@ -225,7 +229,9 @@ class State:
         self.window.sums, self.window.steps = saved["window"]
         torch.set_rng_state(saved["random"].cpu())
         if device.type == "cuda":
-            torch.cuda.set_rng_state(saved["random_cuda"].cpu(), device)
+            torch.cuda.set_rng_state(saved["random_device"].cpu(), device)
+        elif device.type == "mps":
+            torch.mps.set_rng_state(saved["random_device"].cpu())
 
 
 def new_state(config: GeneratorConfig, model: Model, recipe: Train, device: torch.device) -> State:

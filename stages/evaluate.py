@@ -37,10 +37,11 @@ def evaluate(params: Params) -> None:
     started = time.monotonic()
     device, why = devices.choose("auto")
     devices.set_threads("auto")
+    devices.compute_exactly()
     generator, _ = checkpoint.load_generator(GENERATOR)
     extractor = features.load(params.evaluate.features, params.evaluate.features_path, device)
     test = pair_set.load_split(PAIRS / "test")
-    train_targets = pair_set.load_split(PAIRS / "train").targets
+    train_targets = _at_side(pair_set.load_split(PAIRS / "train").targets, test.targets.shape[-1])
     with progress("evaluate", total=len(test), unit="images", style=params.run.progress) as update:
         outputs = _translate(generator.to(device), test, device, update)
     measured = metrics.per_image(outputs, torch.from_numpy(test.targets))
@@ -60,6 +61,12 @@ def evaluate(params: Params) -> None:
     _draw(test, outputs.numpy(), measured)
     write_json(METRICS, _rounded(report))
     log.info("measured %d test images in %s; see %s", len(test), duration(time.monotonic() - started), GRID)
+
+
+def _at_side(targets: Pixels, side_px: int) -> Pixels:
+    """Training targets are stored larger; as a yardstick they must have the test images' size."""
+    resized = [images.resize(target.transpose(1, 2, 0), side_px, side_px, "area") for target in targets]
+    return np.stack(resized).transpose(0, 3, 1, 2)
 
 
 @torch.inference_mode()

@@ -60,7 +60,7 @@ def export(params: Params) -> None:
     write_json(REPORT, report)
     differing = max(parity.differing_share for parity in proof.values())
     log.info(
-        "%s, %.1f MB: proven on the test split, at most %d level of 255 apart on %.4f %% of the values",
+        "%s, %.1f MB: proven on the test split, at most %d level of 255 apart on %.4f %% of the pixels",
         EXPORTED,
         report["bytes"] / 1e6,
         max(parity.max_level_difference for parity in proof.values()),

@@ -11,6 +11,7 @@ from types import FrameType
 from pix2pix.errors import UserError
 from pix2pix.params import Params, load
 
+from . import OUTCOME_VARIABLE
 from .console import console
 
 
@@ -43,8 +44,11 @@ def run(stage: Callable[[Params], None]) -> None:
         status = 128 + signal.SIGTERM
     finally:
         # dvc turns every status into 255; whoever started it may want to know ours.
-        if status and (path := os.environ.get("PIX2PIX_OUTCOME_FILE")):
-            Path(path).write_text(str(status), encoding="utf-8")
+        if path := os.environ.get(OUTCOME_VARIABLE):
+            if status:
+                Path(path).write_text(str(status), encoding="utf-8")
+            else:
+                Path(path).unlink(missing_ok=True)
     sys.exit(status)
 
 

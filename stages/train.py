@@ -53,7 +53,7 @@ def train(params: Params) -> None:
         dataset=geometry.dataset,
         direction=geometry.direction,
         params_sha256=sha256_json(recipe),
-        data_sha256=sha256_json(data),
+        data_sha256=train_pairs.sha256,
         code_sha256=checkpoint.code_sha256(),
     )
     # Two trainings with one fingerprint end with the same bits, so one may go on where the other stopped.

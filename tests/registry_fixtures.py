@@ -95,6 +95,7 @@ class Project:
             "direction": "BtoA",
             "split_rule": "the data's own train, val and test",
             "image_px": 32,
+            "resize_input": "nearest",
             "splits": {
                 name: {"pairs": pairs, "sha256": digest(f"{name} pairs")} for name, pairs in splits.items()
             },
@@ -111,7 +112,12 @@ class Project:
             "onnx_sha256": sha256_file(self.model),
             "opset": 20,
             "multiple": 32,
-            "metadata": {"weights_sha256": digest(weights)},
+            "metadata": {
+                "weights_sha256": digest(weights),
+                "data_sha256": digest("train pairs"),
+                "params_sha256": digest("params"),
+                "code_sha256": digest("code"),
+            },
         }
         write_json(reports / "metrics.json", metrics)
         write_json(reports / "data.json", self.data())

@@ -14,7 +14,7 @@ STAGES = DVC["stages"]
 # Observers: no output depends on them (test_tracking_changes_no_output in end_to_end shows it), and a
 # comment there must not cost a training.
 OBSERVERS = {"pipeline/tracking.py", "pipeline/lineage.py"}
-# Empty but for a docstring.
+# Docstrings, and how a stage's process begins; no output depends on them.
 PACKAGES = {f"{room}/__init__.py" for room in ROOMS}
 # Imported only when dataset.source names them, and `${dataset.source}` is a dependency.
 SOURCES = {"pix2pix/synthetic.py", "pix2pix/datasets.py"}

@@ -7,16 +7,18 @@ from typing import get_args
 
 import pytest
 
-from pix2pix import datasets
+from pix2pix import datasets, download
 from pix2pix.errors import UserError
-from pix2pix.params import Direction, Resize
+from pix2pix.params import Direction, Resize, read_yaml
 
 NAMES = ["facades", "maps", "cityscapes", "edges2shoes", "edges2handbags", "night2day"]
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
 def _no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(datasets.MIRROR_VARIABLE, raising=False)
+    monkeypatch.delenv(download.MIRROR_VARIABLE, raising=False)
 
 
 def test_catalogue_holds_the_six_published_sets() -> None:
@@ -91,7 +93,7 @@ def test_mirror_comes_first_and_may_have_any_size(
     monkeypatch: pytest.MonkeyPatch, mirror: str, address: str
 ) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    monkeypatch.setenv(datasets.MIRROR_VARIABLE, mirror)
+    monkeypatch.setenv(download.MIRROR_VARIABLE, mirror)
     entry = datasets.entry("facades")
     assert next(iter(datasets.addresses(entry).items())) == (
         str(Path(address)) if "//" not in address else address,
@@ -101,6 +103,19 @@ def test_mirror_comes_first_and_may_have_any_size(
 
 
 def test_catalogue_is_light_to_import() -> None:
-    script = "import sys, pix2pix.datasets; print({'requests', 'torch', 'numpy', 'PIL'} & set(sys.modules))"
+    script = "import sys, pix2pix.datasets; print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("preset", ["facades-small", "facades"])
+def test_a_preset_of_a_published_set_agrees_with_its_row(preset: str) -> None:
+    values = read_yaml(ROOT / "presets" / f"{preset}.yaml")
+    row = datasets.entry(values["dataset"]["name"])
+    assert values["dataset"]["source"] == "pix2pix/datasets.py"
+    assert values["dataset"]["direction"] == row.direction
+    assert values["prepare"]["resize_input"] == row.resize_input
+    assert values["prepare"]["resize_target"] == row.resize_target
+    assert values["train"]["batch"] == row.batch
+    if values["prepare"]["image_px"] == row.half_px:
+        assert values["train"]["epochs"] == row.epochs

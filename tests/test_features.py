@@ -112,4 +112,6 @@ def test_without_network_one_line_says_what_to_fetch_from_where(monkeypatch: pyt
         features.load("inception-2015-12-05")
     line = str(error.value)
     assert "http://127.0.0.1:9/inception-none.pt" in line and "evaluate.features_path" in line
+    assert str(download.download_folder() / "inception-none.pt") in line
+    assert error.value.exit_status == 3, "the network's failure, which may pass"
     assert "\n" not in line

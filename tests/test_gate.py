@@ -10,7 +10,8 @@ KD, KID = "kd_efficientnet_lite0", "kid"
 
 
 def measured(value: float, *, split: str = "s1", metric: str = KD) -> dict[str, Any]:
-    return {"split_sha256": split, "model": {metric: value, "l1": 0.1}}
+    features = {"name": metric, "weights_sha256": "w"}
+    return {"split_sha256": split, "features": features, "model": {metric: value, "l1": 0.1}}
 
 
 @pytest.mark.parametrize(
@@ -23,8 +24,13 @@ def measured(value: float, *, split: str = "s1", metric: str = KD) -> dict[str, 
         # The unbiased kernel distance falls below zero for two equal sets.
         (measured(-0.001), False, f"{KD} 0.2000 does not beat the champion's -0.0010"),
         (measured(0.3, split="s2"), False, "another test split"),
-        (measured(0.3, metric=KID), False, f"not measured by {KD}"),
+        (measured(0.3, metric=KID), False, "measured with other features"),
         (measured(0.3, split="s2", metric=KID), False, "another test split"),
+        (
+            measured(0.3) | {"features": {"name": KD, "weights_sha256": "others"}},
+            False,
+            "measured with other features",
+        ),
     ],
     ids=[
         "first",
@@ -35,6 +41,7 @@ def measured(value: float, *, split: str = "s1", metric: str = KD) -> dict[str, 
         "other split",
         "other metric",
         "other split and metric",
+        "other weights of the extractor",
     ],
 )
 def test_only_a_lower_distance_on_the_same_split_is_promoted(

@@ -40,7 +40,7 @@ def test_ssim_of_constant_images_follows_the_formula() -> None:
     a, b = torch.full((1, 3, 16, 16), 100).byte(), torch.full((1, 3, 16, 16), 150).byte()
     x, y, c = 100 / 255, 150 / 255, 0.01**2
     expected = (2 * x * y + c) / (x * x + y * y + c)
-    assert metrics.per_image(a, b).ssim[0] == pytest.approx(expected, abs=1e-4)
+    assert metrics.per_image(a, b).ssim[0] == pytest.approx(expected, abs=5e-4)
 
 
 def test_frechet_distance_of_known_gaussians() -> None:

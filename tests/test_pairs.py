@@ -385,8 +385,33 @@ def test_an_empty_split_is_refused_and_says_what_to_change(
     )
 
 
-def test_splits_that_all_have_a_pair_are_accepted() -> None:
-    pairs.check_not_empty({"train": 1, "val": 1, "test": 1}, "by name")
+def test_splits_that_all_have_enough_pairs_are_accepted() -> None:
+    pairs.check_not_empty({"train": 2, "val": 1, "test": 2}, "by name")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_one_pair_is_too_few_for_a_distance_between_distributions(split: str) -> None:
+    counts = {"train": 2, "val": 1, "test": 2} | {split: 1}
+    with pytest.raises(UserError, match=f"the {split} split has one pair, too few"):
+        pairs.check_not_empty(counts, "by name")
+
+
+@pytest.mark.parametrize(
+    ("names", "split"),
+    [
+        (("a/1.png", "b/1.png"), None),
+        (("trainA/1.png", "trainB/1.png"), "train"),
+        (("test_a/1.png", "test_b/1.png"), "test"),
+    ],
+)
+def test_sides_are_known_in_either_case_and_joined_to_a_split(
+    tmp_path: Path, names: tuple[str, str], split: str | None
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (pair,), rejects = pairs.find_pairs(tmp_path)
+    assert (pair.name, pair.split, pair.is_combined, rejects) == ("1", split, False, [])
 
 
 # --- preparing ---------------------------------------------------------------------------------------

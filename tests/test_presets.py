@@ -82,7 +82,7 @@ def test_a_second_time_changes_nothing(name: str) -> None:
 
 def test_only_the_lines_of_changed_values_change_and_comments_stay() -> None:
     name = own_preset(
-        "train: {epochs: 14, lr: 1e-3}\n"
+        "train: {epochs: 10, lr: 1e-3}\n"
         "model: {dropout_blocks: [1, 2]}\n"
         f"dataset: {{licence: '{'long ' * 60}'}}\n"
         "run: {tracking: false}\n"
@@ -114,7 +114,7 @@ def test_a_users_own_comments_order_and_writing_stay() -> None:
     PARAMS.write_text(f"run:\n{run}\n{head}", encoding="utf-8")
     before = PARAMS.read_text(encoding="utf-8")
     presets.apply(own_preset("train: {epochs: 15}\n"))
-    assert PARAMS.read_text(encoding="utf-8") == before.replace("epochs: 14", "epochs: 15")
+    assert PARAMS.read_text(encoding="utf-8") == before.replace("epochs: 10", "epochs: 15")
 
 
 @pytest.mark.parametrize(
@@ -187,3 +187,11 @@ def test_a_missing_file_is_one_line() -> None:
 def test_nothing_but_params_yaml_is_left_in_the_folder() -> None:
     presets.apply("facades")
     assert sorted(path.name for path in Path().iterdir()) == ["params.yaml", "presets"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_sets_every_key_of_a_recipe_so_nothing_set_by_hand_is_left(name: str) -> None:
+    recipe = read_yaml(PROJECT / "presets" / f"{name}.yaml")
+    committed = read_yaml(PROJECT / "params.yaml")
+    for section in committed.keys() - {"run"}:
+        assert recipe[section].keys() == committed[section].keys(), section

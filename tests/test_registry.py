@@ -112,7 +112,7 @@ def test_the_run_is_made_from_the_files_where_the_store_has_none(project: Projec
     def files(folder: str | None = None) -> set[str]:
         return {file.path for file in client().list_artifacts(run.info.run_id, folder)}
 
-    assert {"losses.csv", "model_card.md", "evaluation"} <= files()
+    assert {"losses.csv", "evaluation"} <= files()
     assert {f"evaluation/{name}" for name in ("test_grid.png", "worst.png", "data.json")} <= files(
         "evaluation"
     )

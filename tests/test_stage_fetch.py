@@ -40,7 +40,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def params(**dataset: str) -> Params:
     values: Any = read_yaml(PROJECT / "params.yaml")
-    values["dataset"] |= {"sha256": ""} | dataset
+    own = {"name": "own"} if "source" in dataset else {}
+    values["dataset"] |= {"sha256": ""} | own | dataset
     return validate(values, "params.yaml")
 
 

@@ -129,7 +129,7 @@ def test_a_discriminator_that_says_nothing_costs_exactly_ln_2() -> None:
 def test_fresh_weights_have_adversarial_losses_near_ln_2() -> None:
     """Fresh logits have a variance v of about 1.7 around 0, which adds about v/8 to ln 2."""
     means = np.mean([first_losses(seed, last_scale=1.0) for seed in range(5)], axis=0)
-    assert means == pytest.approx([math.log(2) + 1.7 / 8] * 3, abs=0.15)
+    assert means == pytest.approx([math.log(2) + 1.7 / 8] * 3, abs=0.35)
 
 
 def test_one_shared_pass_updates_both_networks_as_separate_passes_do(networks: tuple) -> None:

@@ -18,9 +18,13 @@ from .conftest import Project
 ALL = ["fetch", "prepare", "train", "evaluate", "export", "register"]
 
 
+def store(project: Project) -> mlflow.MlflowClient:
+    uri = f"sqlite:///{project.root / 'mlflow.db'}"
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
 def champion(project: Project) -> mlflow.entities.model_registry.ModelVersion:
-    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
-    return client.get_model_version_by_alias("tiny", "champion")
+    return store(project).get_model_version_by_alias("tiny", "champion")
 
 
 def read_json(project: Project, name: str) -> dict:
@@ -90,7 +94,7 @@ def test_losses_and_samples_are_complete(first_run: tuple[Project, object]) -> N
 
 def test_the_run_in_mlflow_tells_what_the_files_tell(first_run: tuple[Project, object]) -> None:
     project = first_run[0]
-    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    client = store(project)
     run = client.get_run(champion(project).run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["train.lr"] == "0.0002"
@@ -191,7 +195,7 @@ def test_a_lost_store_is_rebuilt_without_training(project: Project) -> None:
     assert "trained" not in done.stdout + done.stderr
     assert "champion" in done.stdout
     version = champion(project)
-    run = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}").get_run(version.run_id)
+    run = store(project).get_run(version.run_id)
     assert run.data.params["train.lr"] == "0.0002"
     assert run.data.metrics["test/l1"] == read_json(project, "metrics.json")["model"]["l1"]
     assert project.outputs() == before
@@ -261,7 +265,7 @@ def test_an_experiment_and_a_queue_of_them_share_the_store(project: Project) -> 
     rows = {row["Experiment"]: row for row in csv.DictReader(shown.splitlines())}
     assert rows["quick"]["train.lr"] == "0.001"
     assert rows["queued"]["train.lambda_l1"] in ("10", "10.0")
-    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    client = store(project)
     params = [client.get_run(v.run_id).data.params for v in client.search_model_versions("name = 'tiny'")]
     assert {"0.001", "0.0002"} <= {run["train.lr"] for run in params}
     assert {"10.0"} <= {run["train.lambda_l1"] for run in params}
