@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 from PIL import Image
@@ -164,3 +165,8 @@ def own_data(project: Project, tmp_path: Path) -> Project:
     moved = Project(project.root, tmp_path / "data")
     moved.set(dataset={"source": str(moved.data)})
     return moved
+
+
+def store(project: Project) -> mlflow.MlflowClient:
+    uri = f"sqlite:///{project.root / 'mlflow.db'}"
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)

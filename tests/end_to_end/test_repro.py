@@ -2,7 +2,6 @@
 
 import csv
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +12,9 @@ import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from .conftest import Project
+from .conftest import Project, store
 
 ALL = ["fetch", "prepare", "train", "evaluate", "export", "register"]
-
-
-def store(project: Project) -> mlflow.MlflowClient:
-    uri = f"sqlite:///{project.root / 'mlflow.db'}"
-    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def champion(project: Project) -> mlflow.entities.model_registry.ModelVersion:
@@ -215,67 +209,3 @@ def test_training_goes_on_without_a_server_and_says_so_once(project: Project) ->
     done = project.run(sys.executable, "-m", "stages.train", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert (done.stdout + done.stderr).count("cannot be written") == 1
     assert (project.root / "models" / "generator.safetensors").read_bytes() == before
-
-
-# --- interruptions -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kill", ["TERM", "INT", "KILL"])
-def test_an_interrupted_training_goes_on_to_the_same_bytes(project: Project, kill: str) -> None:
-    project.set(
-        train={"epochs": 30}, run={"checkpoint_every_epochs": 1, "progress": "lines", "tracking": False}
-    )
-    command = [sys.executable, "-m", "stages.train"]
-    process = subprocess.Popen(
-        command,
-        cwd=project.root,
-        env=project.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if "epoch 3:" in line:
-            process.send_signal(getattr(signal, f"SIG{kill}"))
-            break
-    rest = process.communicate(timeout=60)[0]
-    assert process.returncode == {"TERM": 143, "INT": 130, "KILL": -9}[kill], "".join(seen) + rest
-    resumed = project.run(*command)
-    assert "going on from the checkpoint at step" in resumed.stdout + resumed.stderr
-    cut = {
-        name: (project.root / name).read_bytes()
-        for name in ("models/generator.safetensors", "reports/losses.csv")
-    }
-    whole = project.run(*command)
-    assert "going on" not in whole.stdout + whole.stderr
-    assert cut == {name: (project.root / name).read_bytes() for name in cut}
-
-
-# --- experiments -------------------------------------------------------------------------------------
-
-
-def test_an_experiment_and_a_queue_of_them_share_the_store(project: Project) -> None:
-    project.dvc("exp", "run", "-q", "-S", "train.lr=1e-3", "-n", "quick")
-    project.dvc("exp", "run", "-q", "--queue", "-S", "train.lambda_l1=10", "-n", "queued")
-    project.dvc("exp", "run", "-q", "--run-all", "--jobs", "1")
-    shown = project.dvc("exp", "show", "--csv").stdout
-    rows = {row["Experiment"]: row for row in csv.DictReader(shown.splitlines())}
-    assert rows["quick"]["train.lr"] == "0.001"
-    assert rows["queued"]["train.lambda_l1"] in ("10", "10.0")
-    client = store(project)
-    params = [client.get_run(v.run_id).data.params for v in client.search_model_versions("name = 'tiny'")]
-    assert {"0.001", "0.0002"} <= {run["train.lr"] for run in params}
-    assert {"10.0"} <= {run["train.lambda_l1"] for run in params}
-
-
-def test_metrics_and_plots_diff_work(project: Project) -> None:
-    project.set(train={"lr": 0.001})
-    project.dvc("repro", "evaluate")
-    assert "model.l1" in project.dvc("metrics", "diff").stdout
-    project.dvc("plots", "diff", "-o", "plots")
-    page = (project.root / "plots" / "index.html").read_text()
-    assert "g_adversarial" in page
-    assert "test_grid.png" in page
