@@ -78,7 +78,9 @@ def _ours(px: int, channels: int, batch: int, device: torch.device) -> Callable[
         )
         for network in (generator, discriminator)
     ]
-    return lambda: training.training_step(generator, discriminator, *optimizers, source, target, 100.0)
+    return lambda: training.training_step(
+        generator, discriminator, *optimizers, source, target, training.Objective("bce", 100.0, True)
+    )
 
 
 def _reference(px: int, channels: int, batch: int, device: torch.device) -> Callable[[], object]:
@@ -93,13 +95,15 @@ def _reference(px: int, channels: int, batch: int, device: torch.device) -> Call
         output = generator(source)
         discriminator.requires_grad_(True)
         d_optimizer.zero_grad()
-        d_fake = losses.adversarial(discriminator(torch.cat([source, output.detach()], 1)), real=False)
-        d_real = losses.adversarial(discriminator(torch.cat([source, target], 1)), real=True)
+        d_fake = losses.discriminator_loss(
+            "bce", discriminator(torch.cat([source, output.detach()], 1)), real=False
+        )
+        d_real = losses.discriminator_loss("bce", discriminator(torch.cat([source, target], 1)), real=True)
         ((d_fake + d_real) * 0.5).backward()
         d_optimizer.step()
         discriminator.requires_grad_(False)
         g_optimizer.zero_grad()
-        g_adversarial = losses.adversarial(discriminator(torch.cat([source, output], 1)), real=True)
+        g_adversarial = losses.generator_adversarial("bce", discriminator(torch.cat([source, output], 1)))
         (g_adversarial + 100 * losses.l1(output, target)).backward()
         g_optimizer.step()
 

@@ -4,14 +4,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from pix2pix import params as params_file
 from pix2pix.errors import UserError
 from pix2pix.params import PARAMS_FILE, Params
+
+if TYPE_CHECKING:
+    from pix2pix.description import Description
+
+WEIGHTS = Path("models/generator.safetensors")
 
 app = typer.Typer(
     help="Paired images in, a better generator in the registry out.",
@@ -90,18 +96,73 @@ def translate(
         str,
         typer.Option(
             metavar="MODEL",
-            help="A file.onnx, models:/NAME@ALIAS or models:/NAME/VERSION.",
+            help="A file.onnx, models:/NAME@ALIAS or models:/NAME/VERSION; with --samples FILE.safetensors.",
             show_default="the champion of registry.model_name in params.yaml",
         ),
     ] = "",
+    samples: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=64,
+            help="Draw N outputs for each input, with dropout as the noise, from the PyTorch weights.",
+            show_default=f"0, which translates; --model is then {WEIGHTS}",
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(metavar="SEED", min=0, help="Of the samples.")] = 1,
 ) -> None:
     """Translate images at their own size with a registered generator."""
     from . import translation
 
     _quiet_libraries()
+    if samples:
+        from pix2pix.sampling import Sampler
+
+        drawn = translation.draw(inputs, output, Sampler(Path(model or WEIGHTS)), samples, seed)
+        console.print(f"{samples} samples of {_counted(drawn)} drawn to {output}", markup=False)
+        return
     uri = model or f"models:/{_params().registry.model_name}@champion"
     written = translation.translate(inputs, output, uri)
-    console.print(f"{written} image{'s' if written != 1 else ''} translated to {output}", markup=False)
+    console.print(f"{_counted(written)} translated to {output}", markup=False)
+
+
+@app.command()
+def describe() -> None:
+    """Show every layer of the two networks of params.yaml."""
+    from pix2pix import description
+
+    for network in description.describe(_params()):
+        console.print(_table(network))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The reference's latest_net_G.pth.")],
+    statistics: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="instance: every image by its own statistics, as the reference tests by default. "
+            "running: by those in the file, its --eval.",
+        ),
+    ] = "instance",
+) -> None:
+    """Make models/generator.safetensors of the reference implementation's weights."""
+    from pix2pix import imports
+
+    console.print(imports.import_generator(file, statistics, _params()), markup=False)
+
+
+@app.command()
+def export_reference(
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Such as latest_net_G.pth.")],
+    model: Annotated[Path, typer.Option(metavar="FILE", help="A generator.safetensors.")] = WEIGHTS,
+) -> None:
+    """Write a generator as the reference implementation's own weights."""
+    from pix2pix import imports
+
+    console.print(imports.export_generator(model, output), markup=False)
 
 
 @app.command()
@@ -117,6 +178,25 @@ def ui(
     store = ["--backend-store-uri", tracking.store_uri()]
     command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, command)
+
+
+def _table(network: "Description") -> Table:
+    table = Table(title=network.title, title_justify="left", show_footer=True)
+    table.add_column("layer", footer="total")
+    table.add_column("kind")
+    table.add_column("output", justify="right")
+    table.add_column("parameters", f"{network.parameters:,}", justify="right")
+    table.add_column("multiply-adds", f"{network.multiply_adds:,}", justify="right")
+    for layer in network.layers:
+        shape = "×".join(map(str, layer.output))
+        adds = f"{layer.multiply_adds:,}" if layer.multiply_adds else ""
+        parameters = f"{layer.parameters:,}" if layer.parameters else ""
+        table.add_row(layer.name, layer.kind, shape, parameters, adds)
+    return table
+
+
+def _counted(images: int) -> str:
+    return f"{images} image{'s' if images != 1 else ''}"
 
 
 def _params() -> Params:

@@ -59,7 +59,7 @@ def _lay_over(values: Any, overlay: Any, origin: str) -> list[str]:
                 if isinstance(old, list) and isinstance(value, list):
                     # In place, so that [1, 2, 3] stays on its line.
                     old[:] = value
-                    old.fa.set_flow_style()
+                    old.fa.set_flow_style()  # type: ignore[attr-defined]
                 else:
                     values[section][key] = value
     return changes

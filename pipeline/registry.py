@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from platformdirs import user_cache_path
 
 from pix2pix import images
 from pix2pix.errors import UserError
-from pix2pix.files import atomic_file, sha256_file
+from pix2pix.files import atomic_file, sha256_file, user_cache
 from pix2pix.params import Params, distance_names
 
 from . import gate, lineage, tracking
@@ -263,7 +261,7 @@ def pull(uri: str) -> Path:
                 raise
             raise UserError(f"{uri}: {_what_there_is(client, name, which)}") from None
         digest = version.tags.get("onnx_sha256", "")
-        cached = _cache() / f"{digest}.onnx"
+        cached = user_cache("models") / f"{digest}.onnx"
         if digest and cached.is_file() and sha256_file(cached) == digest:
             return cached
         return _download(mlflow, f"models:/{name}/{version.version}", digest, cached)
@@ -314,8 +312,3 @@ def _download(mlflow: Any, uri: str, digest: str, cached: Path) -> Path:
         with atomic_file(cached.with_name(f"{found}.onnx")) as partial:
             shutil.copyfile(files[0], partial)
     return cached.with_name(f"{found}.onnx")
-
-
-def _cache() -> Path:
-    root = os.environ.get("PIX2PIX_CACHE")
-    return (Path(root) if root else user_cache_path("pix2pix")) / "models"

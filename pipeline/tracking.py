@@ -149,6 +149,10 @@ class TrainingRun:
             self._grids_left -= 1
             self._tell(lambda mlflow: _log_grid(mlflow, grid, epoch))
 
+    def collapsed(self, message: str) -> None:
+        """A sign of collapse was seen: the run bears it as a tag, the last one where there are several."""
+        self._tell(lambda mlflow: mlflow.set_tag("collapse", message))
+
     def finish(self, weights_sha256: str) -> None:
         """The training is complete and its files are in place."""
         self._tell(lambda mlflow: mlflow.set_tag("weights_sha256", weights_sha256))

@@ -1,6 +1,6 @@
 """`pix2pix translate`: images and folders in, images out at their own size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +9,7 @@ from rich.progress import track
 from pix2pix import images
 from pix2pix.errors import UserError
 from pix2pix.files import atomic_file
-from pix2pix.images import IMAGE_SUFFIXES, UnreadableImage
+from pix2pix.images import IMAGE_SUFFIXES, Pixels, UnreadableImage
 from pix2pix.translator import Translator
 
 from . import registry
@@ -33,6 +33,47 @@ def translate(inputs: Sequence[Path], output: Path, model: str) -> int:
     jobs = plan(inputs, output)
     path = registry.pull(model) if model.startswith("models:/") else Path(model)
     translator = Translator(path)
+
+    def write(pixels: Pixels, target: Path) -> None:
+        translated = translator(pixels)
+        with atomic_file(target) as partial:
+            images.write_image(partial, translated)
+
+    return _each(jobs, write)
+
+
+def draw(
+    inputs: Sequence[Path],
+    output: Path,
+    sampler: Callable[[Pixels, int, int], Pixels],
+    samples: int,
+    seed: int,
+) -> int:
+    """Draw several outputs for every image: NAME-1.png and so on, and NAME-samples.png with all of them.
+
+    Args:
+        output: a folder, in which the structure of an input folder is kept.
+        sampler: takes an image, the number of samples and the seed.
+
+    Returns, raises: as `translate` does.
+    """
+    if output.suffix.lower() in IMAGE_SUFFIXES:
+        raise UserError(f"{output}: names a file, but --samples writes several; give a folder")
+    jobs = plan(inputs, output)
+
+    def write(pixels: Pixels, target: Path) -> None:
+        drawn = sampler(pixels, samples, seed)
+        for number, sample in enumerate(drawn, start=1):
+            images.save_picture(target.with_name(f"{target.stem}-{number}.png"), sample)
+        columns = ["input", *(f"sample {number}" for number in range(1, samples + 1))]
+        title = f"{samples} samples, seed {seed}"
+        grid = images.labelled_grid(columns, [[pixels, *drawn]], [target.stem], title=title)
+        images.save_picture(target.with_name(f"{target.stem}-samples.png"), grid)
+
+    return _each(jobs, write)
+
+
+def _each(jobs: Sequence[tuple[Path, Path]], write: Callable[[Pixels, Path], None]) -> int:
     failed = []
     console = Console(stderr=True)
     for source, target in track(jobs, "translate", console=console, disable=not console.is_terminal):
@@ -41,9 +82,7 @@ def translate(inputs: Sequence[Path], output: Path, model: str) -> int:
         except UnreadableImage as error:
             failed.append(f"{source} {error}")
             continue
-        translated = translator(pixels)
-        with atomic_file(target) as partial:
-            images.write_image(partial, translated)
+        write(pixels, target)
     if failed:
         raise UserError(
             f"{len(jobs) - len(failed)} of {len(jobs)} images translated; not: {'; '.join(failed[:5])}"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
@@ -17,6 +17,9 @@ from torch import Tensor
 from .errors import UserError
 from .files import atomic_file, sha256_file, sha256_json
 from .generator import Generator
+
+if TYPE_CHECKING:
+    from .discriminator import Discriminator
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -37,6 +40,10 @@ class GeneratorConfig:
     code_sha256: str
     in_channels: int = 3
     out_channels: int = 3
+    architecture: str = "unet"
+    upsample: str = "deconv"
+    down_bias: bool = False
+    imported_sha256: str = ""
 
     def build(self) -> Generator:
         """A generator of this shape with fresh weights."""
@@ -47,6 +54,9 @@ class GeneratorConfig:
             out_channels=self.out_channels,
             norm=self.norm,
             dropout_blocks=self.dropout_blocks,
+            architecture=self.architecture,
+            upsample=self.upsample,
+            down_bias=self.down_bias,
         )
 
 
@@ -80,6 +90,24 @@ def load_generator(path: Path) -> tuple[Generator, GeneratorConfig]:
     except RuntimeError as error:
         raise UserError(f"{path}: weights do not fit their own configuration: {error}") from None
     return generator.eval(), config
+
+
+def load_reference_generator(state: Mapping[str, Tensor], statistics: str = "instance") -> Generator:
+    """A generator with the weights of the reference implementation's U-Net; see `reference.load_generator`.
+
+    Takes and gives [batch, channels, height, width] in [-1, 1].
+    """
+    # Here, not above: no training depends on it, and a change there must cost none.
+    from . import reference
+
+    return reference.load_generator(state, statistics)[0]
+
+
+def load_reference_discriminator(state: Mapping[str, Tensor], statistics: str = "running") -> "Discriminator":
+    """The reference implementation's discriminator, called with input and output concatenated."""
+    from . import reference
+
+    return reference.load_discriminator(state, statistics)
 
 
 def code_sha256() -> str:

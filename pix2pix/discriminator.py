@@ -12,7 +12,8 @@ class Discriminator(nn.Module):
     Args:
         in_channels: of the input and the output image together.
         channels: of the first layer; they double up to 8 times that.
-        layers: of stride 2. 1, 2, 3, 4, 5 see patches of 16, 34, 70, 142, 286 px.
+        layers: of stride 2. 1, 2, 3, 4, 5 see patches of 16, 34, 70, 142, 286 px. 0 is the paper's
+            PixelGAN: 1×1 convolutions that judge every pixel by itself.
 
     3 layers, 64 channels, 6 input channels has 2,768,705 parameters, and 30×30 logits for 256 px.
     """
@@ -21,25 +22,36 @@ class Discriminator(nn.Module):
         self, *, in_channels: int = 6, channels: int, layers: int = 3, norm: str = "instance"
     ) -> None:
         super().__init__()
-        widths = [channels * min(2**layer, 8) for layer in range(layers + 1)]
+        kernel, padding = (4, 1) if layers else (1, 0)
+        widths = [channels * min(2**layer, 8) for layer in range(max(layers, 1) + 1)]
         self.convs = nn.ModuleList()
         self.norms = nn.ModuleList()
         for layer, width in enumerate(widths):
             inputs = in_channels if layer == 0 else widths[layer - 1]
             stride = 2 if layer < layers else 1
-            self.convs.append(nn.Conv2d(inputs, width, 4, stride, 1, bias=layer == 0))
+            self.convs.append(nn.Conv2d(inputs, width, kernel, stride, padding, bias=layer == 0))
             self.norms.append(Norm(width, norm) if layer else nn.Identity())
-        self.last = nn.Conv2d(widths[-1], 1, 4, 1, 1)
+        self.last = nn.Conv2d(widths[-1], 1, kernel, 1, padding)
         initialise(self)
+
+    @property
+    def receptive_field_px(self) -> int:
+        """Side of the patch that one logit sees: f ← (f − 1)·stride + kernel, from the last layer back."""
+        field = 1
+        for conv in (self.last, *reversed(self.convs)):
+            assert isinstance(conv, nn.Conv2d)
+            field = (field - 1) * conv.stride[0] + conv.kernel_size[0]
+        return field
 
     def forward(self, pair: Tensor) -> Tensor:
         """Judge pairs.
 
         Args:
-            pair: [batch, in_channels, height, width], input and output concatenated, in [-1, 1].
+            pair: [batch, in_channels, height, width] in [-1, 1]: input and output concatenated, or the
+                output alone where the discriminator is not conditional.
 
         Returns:
-            Logits [batch, 1, patches, patches]; positive says real.
+            Logits [batch, 1, rows, columns], one a patch; positive says real.
         """
         x = pair
         for conv, norm in zip(self.convs, self.norms, strict=True):

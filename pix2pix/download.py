@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import unquote
 
-import platformdirs
 import requests
 import urllib3
 from filelock import FileLock, Timeout
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from .errors import UserError
-from .files import sha256_file, write_json
+from .files import CACHE_VARIABLE, sha256_file, user_cache, write_json
 
 log = logging.getLogger(__name__)
 
-CACHE_VARIABLE, MIRROR_VARIABLE = "PIX2PIX_CACHE", "PIX2PIX_MIRROR"
+MIRROR_VARIABLE = "PIX2PIX_MIRROR"
 # To connect, and between two pieces of an answer.
 TIMEOUTS_S = (10.0, 60.0)
 
@@ -48,9 +47,8 @@ class _AddressError(Exception):
 
 
 def download_folder() -> Path:
-    """Where downloads are kept, finished or not: archives/ in PIX2PIX_CACHE or in the user's own cache."""
-    own = os.path.expanduser(os.environ.get(CACHE_VARIABLE, "").strip())  # noqa: PTH111
-    return (Path(own) if own else platformdirs.user_cache_path("pix2pix")) / "archives"
+    """Where downloads are kept, finished or not."""
+    return user_cache("archives")
 
 
 def mirrored(file_name: str) -> dict[str, int | None]:

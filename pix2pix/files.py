@@ -11,7 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from .errors import UserError
+
+CACHE_VARIABLE = "PIX2PIX_CACHE"
 
 
 @contextmanager
@@ -68,6 +72,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 old.rename(place)
             for leftover in (partial, old):
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def user_cache(kind: str) -> Path:
+    """Where this user's `kind` (archives, models) are kept: in PIX2PIX_CACHE or the system's own place."""
+    # Unlike Path.expanduser, this leaves ~nobody as it is.
+    own = os.path.expanduser(os.environ.get(CACHE_VARIABLE, "").strip())  # noqa: PTH111
+    return (Path(own) if own else platformdirs.user_cache_path("pix2pix")) / kind
 
 
 def write_json(path: Path, value: Any) -> None:

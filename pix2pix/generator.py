@@ -1,4 +1,7 @@
-"""The generator: a U-Net, from arXiv 1611.07004, appendix 6.1, as the reference implementation builds it."""
+"""The generator, from arXiv 1611.07004, appendix 6.1, as the reference implementation builds it.
+
+A U-Net; or, for the paper's comparison of architectures, the same encoder and decoder without the skips.
+"""
 
 from collections.abc import Sequence
 
@@ -13,6 +16,8 @@ class Norm(nn.Module):
     `batch` uses the statistics of the batch while training. In eval mode both kinds normalise every image
     by its own statistics: what batch norm does at batch 1 in training mode, which is how the paper runs
     its generator, and the form that gives the same picture alone, in a batch and in the exported file.
+
+    `running` normalises by statistics that came with imported weights and never change.
     """
 
     def __init__(self, channels: int, kind: str) -> None:
@@ -20,9 +25,16 @@ class Norm(nn.Module):
         self.kind = kind
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        if kind == "running":
+            self.register_buffer("running_mean", torch.zeros(channels))
+            self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, channels, height, width] → the same."""
+        if self.kind == "running":
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
         if self.kind == "batch" and self.training:
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
         return F.instance_norm(x, weight=self.weight, bias=self.bias)
@@ -31,12 +43,14 @@ class Norm(nn.Module):
 class Down(nn.Module):
     """LeakyReLU, a 4×4 convolution that halves, norm. The outermost block has neither ReLU nor norm."""
 
-    def __init__(self, inputs: int, outputs: int, norm: str | None, activate: bool) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, norm: str | None, activate: bool, bias: bool = False
+    ) -> None:
         super().__init__()
         self.activate = activate
         # A bias before a norm would be subtracted again; the two blocks without a norm have none either,
-        # in the tutorial and in the reference implementation.
-        self.conv = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False)
+        # in the tutorial and in the reference implementation (but in its variant with instance norm).
+        self.conv = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=bias and norm is None)
         self.norm = Norm(outputs, norm) if norm else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,28 +59,45 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """ReLU, a 4×4 transposed convolution that doubles, norm, dropout."""
+    """ReLU, a doubling, norm, dropout.
 
-    def __init__(self, inputs: int, outputs: int, norm: str | None, dropout: bool) -> None:
+    `deconv` doubles by a 4×4 transposed convolution, as the paper does. `resize` repeats every pixel and
+    convolves 3×3, which leaves no checkerboard (Odena et al. 2016, "Deconvolution and checkerboard
+    artifacts").
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, norm: str | None, dropout: bool, upsample: str = "deconv"
+    ) -> None:
         super().__init__()
-        self.dropout = dropout
-        self.conv = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=norm is None)
+        self.upsample = upsample
+        self.conv = (
+            nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=norm is None)
+            if upsample == "deconv"
+            else nn.Conv2d(inputs, outputs, 3, 1, 1, bias=norm is None)
+        )
         self.norm = Norm(outputs, norm) if norm else None
+        self.dropout = nn.Dropout(0.5) if dropout else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(F.relu(x))
+        x = F.relu(x)
+        x = self.conv(x if self.upsample == "deconv" else F.interpolate(x, scale_factor=2.0, mode="nearest"))
         x = self.norm(x) if self.norm else x
-        return F.dropout(x, 0.5, self.training) if self.dropout else x
+        return self.dropout(x) if self.dropout else x
 
 
 class Generator(nn.Module):
-    """Encoder and decoder with a skip between each pair of levels.
+    """Encoder and decoder, with a skip between each pair of levels if it is a U-Net.
 
     Args:
         levels: halvings, so that an image of 2^levels ends at 1×1; 8 for 256 px.
         channels: of the first level; they double up to 8 times that.
-        norm: instance or batch, see `Norm`.
+        norm: instance, batch or running, see `Norm`.
         dropout_blocks: decoder blocks with dropout 0.5 in training, 1 is the innermost.
+        architecture: unet or encoder-decoder.
+        upsample: deconv or resize, see `Up`.
+        down_bias: the encoder's blocks without norm have a bias, as in the reference's variant with
+            instance norm.
 
     256 px, 64 channels, 3 → 3 has 54,413,955 parameters.
     """
@@ -80,8 +111,12 @@ class Generator(nn.Module):
         out_channels: int = 3,
         norm: str = "instance",
         dropout_blocks: Sequence[int] = (1, 2, 3),
+        architecture: str = "unet",
+        upsample: str = "deconv",
+        down_bias: bool = False,
     ) -> None:
         super().__init__()
+        self.has_skips = architecture == "unet"
         self.multiple = 2**levels
         widths = [channels * min(2**level, 8) for level in range(levels)]
         # No norm at the outermost level, nor at 1×1, where a map minus its own mean is nothing.
@@ -91,16 +126,18 @@ class Generator(nn.Module):
                 outputs=width,
                 norm=None if level in (0, levels - 1) else norm,
                 activate=level > 0,
+                bias=down_bias,
             )
             for level, width in enumerate(widths)
         )
         # Decoder block n takes the block below it and, except for the innermost, the encoder's equal.
         self.up = nn.ModuleList(
             Up(
-                inputs=widths[level] * (1 if level == levels - 1 else 2),
+                inputs=widths[level] * (2 if self.has_skips and level < levels - 1 else 1),
                 outputs=widths[level - 1] if level else out_channels,
                 norm=norm if level else None,
                 dropout=levels - level in dropout_blocks,
+                upsample=upsample,
             )
             for level in reversed(range(levels))
         )
@@ -121,8 +158,24 @@ class Generator(nn.Module):
             skips.append(x)
         x = self.up[0](skips.pop())
         for up in list(self.up)[1:]:
-            x = up(torch.cat([skips.pop(), x], 1))
+            x = up(torch.cat([skips.pop(), x], 1) if self.has_skips else x)
         return torch.tanh(x)
+
+    def draw_dropout(self) -> "Generator":
+        """Eval mode but for dropout, the paper's only noise: each call then gives another output.
+
+        This is the tutorial's `training=True` at batch 1, whose batch statistics are those of the image.
+        """
+        self.eval()
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.train()
+        return self
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether any block has dropout, without which there is nothing to draw."""
+        return any(isinstance(module, nn.Dropout) for module in self.modules())
 
 
 def initialise(network: nn.Module) -> None:

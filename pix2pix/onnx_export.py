@@ -20,8 +20,7 @@ from .errors import UserError
 from .files import atomic_file
 from .generator import Generator
 from .images import Pixels
-
-INPUT, OUTPUT = "image", "translated"
+from .translator import INPUT, OUTPUT
 
 
 class PixelGenerator(nn.Module):

@@ -63,11 +63,14 @@ class Prepare(Section):
 class Model(Section):
     """The two networks."""
 
+    architecture: Literal["unet", "encoder-decoder"]
     generator_channels: int = Field(ge=1, le=512)
-    discriminator_channels: int = Field(ge=1, le=512)
-    discriminator_layers: int = Field(ge=1, le=5)
-    norm: Literal["instance", "batch"]
+    upsample: Literal["deconv", "resize"]
     dropout_blocks: Blocks
+    norm: Literal["instance", "batch"]
+    discriminator_channels: int = Field(ge=1, le=512)
+    discriminator_layers: int = Field(ge=0, le=5)
+    conditional: bool
 
 
 class Train(Section):
@@ -78,12 +81,14 @@ class Train(Section):
     batch: int = Field(ge=1, le=1024)
     lr: float = Field(gt=0, le=1)
     beta1: float = Field(ge=0, lt=1)
+    gan_loss: Literal["bce", "lsgan", "hinge", "none"]
     lambda_l1: float = Field(ge=0)
     seed: int = Field(ge=0, lt=2**32)
     validate_every: int = Field(ge=1)
     sample_images: int = Field(ge=1, le=64)
     losses_every: int = Field(ge=1)
     keep: Literal["last", "best"]
+    on_collapse: Literal["warn", "stop"]
     device: Device
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
 
@@ -168,11 +173,16 @@ class Params(Section):
                     f"a generator for {image_px} px has decoder blocks 1 to {top} before its last",
                 )
         # Each layer of stride 2 halves the map and the two of stride 1 take a pixel each.
-        if image_px // 2**self.model.discriminator_layers - 2 < 1:
+        layers = self.model.discriminator_layers
+        if layers and image_px // 2**layers - 2 < 1:
             raise _mistake(
                 "model.discriminator_layers",
                 self.model.discriminator_layers,
                 f"leaves no patch at {image_px} px; use fewer layers or larger images",
+            )
+        if self.train.gan_loss == "none" and self.train.lambda_l1 == 0:
+            raise _mistake(
+                "train.lambda_l1", self.train.lambda_l1, "with train.gan_loss = none leaves no loss"
             )
         val_share, test_share = self.prepare.val_share, self.prepare.test_share
         if val_share + test_share >= 1:
@@ -231,11 +241,6 @@ def known_keys() -> list[str]:
         keys.append(section)
         keys += [f"{section}.{key}" for key in _section_class(field.annotation).model_fields]
     return keys
-
-
-def known_sections() -> list[str]:
-    """The sections of params.yaml in their order."""
-    return list(Params.model_fields)
 
 
 def _section_class(annotation: Any) -> type[Section]:

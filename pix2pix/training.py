@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import losses
+from . import collapse, losses
 from .augment import crop, plan_epoch, to_pixels, to_unit_range
 from .checkpoint import CheckpointFolder, GeneratorConfig
 from .discriminator import Discriminator
@@ -64,14 +64,6 @@ class Validated:
 
 
 @dataclass(frozen=True)
-class Checkpointed:
-    """The state is on disk."""
-
-    step: int
-    epoch: int
-
-
-@dataclass(frozen=True)
 class Finished:
     """The weights to ship, and the curves: rows of losses.csv and of validation.csv."""
 
@@ -81,7 +73,15 @@ class Finished:
     validation_rows: list[list[float]]
 
 
-Event = Started | Stepped | LossPoint | Validated | Checkpointed | Finished
+@dataclass(frozen=True)
+class Warned:
+    """A sign of collapse: one sentence with the step and the knobs to try."""
+
+    step: int
+    message: str
+
+
+Event = Started | Stepped | LossPoint | Validated | Warned | Finished
 
 
 class Interrupted(Exception):
@@ -96,7 +96,25 @@ class Diverged(UserError):
     """A loss became NaN or infinite."""
 
 
+class Collapsed(UserError):
+    """A sign of collapse, with train.on_collapse = stop."""
+
+
 # --- one step ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the networks are trained for: G minimises its adversarial loss + lambda_l1 · L1.
+
+    Attributes:
+        gan_loss: bce, lsgan, hinge, or none for L1 alone.
+        conditional: the discriminator sees the input beside the output.
+    """
+
+    gan_loss: str
+    lambda_l1: float
+    conditional: bool
 
 
 def training_step(
@@ -106,7 +124,7 @@ def training_step(
     discriminator_optimizer: torch.optim.Optimizer,
     source: Tensor,
     target: Tensor,
-    lambda_l1: float,
+    objective: Objective,
 ) -> Tensor:
     """Update both networks from one pass of each, as the TensorFlow tutorial does.
 
@@ -117,23 +135,32 @@ def training_step(
         source, target: [batch, channels, height, width] in [-1, 1].
 
     Returns:
-        The losses before the update, detached: [4] in the order of LOSS_NAMES.
+        The losses before the update, detached: [4] in the order of LOSS_NAMES. Without an adversarial loss
+        the discriminator is neither asked nor updated, and its losses are 0.
     """
     output = generator(source)
-    fake_logits = discriminator(torch.cat([source, output], 1))
-    real_logits = discriminator(torch.cat([source, target], 1))
-    g_adversarial = losses.adversarial(fake_logits, real=True)
     g_l1 = losses.l1(output, target)
-    d_real = losses.adversarial(real_logits, real=True)
-    d_fake = losses.adversarial(fake_logits, real=False)
+    generator_optimizer.zero_grad(set_to_none=True)
+    if objective.gan_loss == "none":
+        torch.autograd.backward(objective.lambda_l1 * g_l1)
+        generator_optimizer.step()
+        none = torch.zeros_like(g_l1)
+        return torch.stack([none, g_l1, none, none]).detach()
+
+    fake, real = (
+        torch.cat([source, image], 1) if objective.conditional else image for image in (output, target)
+    )
+    fake_logits, real_logits = discriminator(fake), discriminator(real)
+    g_adversarial = losses.generator_adversarial(objective.gan_loss, fake_logits)
+    d_real = losses.discriminator_loss(objective.gan_loss, real_logits, real=True)
+    d_fake = losses.discriminator_loss(objective.gan_loss, fake_logits, real=False)
 
     (output_gradient,) = torch.autograd.grad(g_adversarial, output, retain_graph=True)
     weights = list(discriminator.parameters())
     gradients = torch.autograd.grad(d_real + d_fake, weights)
     for weight, gradient in zip(weights, gradients, strict=True):
         weight.grad = gradient
-    generator_optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward([output, lambda_l1 * g_l1], [output_gradient, None])
+    torch.autograd.backward([output, objective.lambda_l1 * g_l1], [output_gradient, None])
     generator_optimizer.step()
     discriminator_optimizer.step()
     return torch.stack([g_adversarial, g_l1, d_real, d_fake]).detach()
@@ -239,7 +266,7 @@ def new_state(config: GeneratorConfig, model: Model, recipe: Train, device: torc
     torch.manual_seed(recipe.seed)
     generator = config.build().to(device)
     discriminator = Discriminator(
-        in_channels=config.in_channels + config.out_channels,
+        in_channels=config.out_channels + (config.in_channels if model.conditional else 0),
         channels=model.discriminator_channels,
         layers=model.discriminator_layers,
         norm=model.norm,
@@ -255,6 +282,7 @@ def new_state(config: GeneratorConfig, model: Model, recipe: Train, device: torc
 
 def fit(
     state: State,
+    model: Model,
     recipe: Train,
     train: PairSet,
     val: PairSet,
@@ -275,6 +303,7 @@ def fit(
 
     Raises:
         Diverged: a loss is no longer a number; the last checkpoint stays.
+        Collapsed: a sign of collapse, where the recipe says to stop.
         Interrupted: `stop_requested` said so; the checkpoint has this very step.
     """
     if saved := folder.load(device):
@@ -282,6 +311,7 @@ def fit(
     sources = torch.from_numpy(train.inputs).to(device)
     targets = torch.from_numpy(train.targets).to(device)
     steps_per_epoch = math.ceil(len(train) / recipe.batch)
+    objective = Objective(recipe.gan_loss, recipe.lambda_l1, model.conditional)
     live = LossWindow(log_every_steps, device)
     # The number of the first step whose losses were not finite, kept on the device: looking at every
     # step's losses would make a GPU wait for each of them.
@@ -304,7 +334,7 @@ def fit(
                 state.discriminator_optimizer,
                 crop(sources, samples, plan, image_px),
                 crop(targets, samples, plan, image_px),
-                recipe.lambda_l1,
+                objective,
             )
             state.step += 1
             bad = ~torch.isfinite(values).all() & (first_bad_step < 0)
@@ -313,7 +343,10 @@ def fit(
             if means := live.add(values):
                 _refuse_divergence(first_bad_step)
                 yield LossPoint(state.step, epoch, means, lr)
-            _collect_row(state, state.window.add(values), epoch, lr)
+            if _collect_row(state, state.window.add(values), epoch, lr) and recipe.gan_loss != "none":
+                yield from _warned(
+                    collapse.discriminator_won(state.loss_rows, recipe.losses_every), state, recipe
+                )
             # After the last step of an epoch its validation comes first, or a resumed run would miss it.
             if position + 1 < steps_per_epoch and stop_requested():
                 _refuse_divergence(first_bad_step)
@@ -322,11 +355,11 @@ def fit(
         _refuse_divergence(first_bad_step)
         done, last = epoch + 1, epoch + 1 == recipe.epochs
         if done % recipe.validate_every == 0 or last:
-            yield _validate(state, recipe, val, done, device)
+            yield (seen := _validate(state, recipe, val, done, device))
+            yield from _warned(collapse.outputs_alike(state.step, seen.outputs, seen.targets), state, recipe)
         stopping = stop_requested() and not last
         if stopping or (done % checkpoint_every_epochs == 0 and not last):
             folder.save(state.to_checkpoint(device))
-            yield Checkpointed(state.step, epoch)
         if stopping:
             raise Interrupted(state.step)
 
@@ -344,9 +377,17 @@ def fit(
     )
 
 
-def _collect_row(state: State, means: dict[str, float] | None, epoch: int, lr: float) -> None:
+def _collect_row(state: State, means: dict[str, float] | None, epoch: int, lr: float) -> bool:
     if means:
         state.loss_rows.append([state.step, epoch + 1, *(means[name] for name in LOSS_NAMES), lr])
+    return bool(means)
+
+
+def _warned(message: str | None, state: State, recipe: Train) -> Iterator[Warned]:
+    if message:
+        yield Warned(state.step, message)
+        if recipe.on_collapse == "stop":
+            raise Collapsed(f"training: {message}; or train.on_collapse: warn to go on all the same")
 
 
 def _refuse_divergence(first_bad_step: Tensor) -> None:

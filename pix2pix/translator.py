@@ -43,7 +43,11 @@ class Translator:
         The image is padded to the network's multiple by reflection, translated and cropped back.
         """
         height, width = image.shape[:2]
-        bottom, right = -height % self.multiple, -width % self.multiple
-        padded = np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="reflect")
-        translated: Pixels = self._session.run([OUTPUT], {INPUT: padded[None]})[0]
+        translated: Pixels = self._session.run([OUTPUT], {INPUT: pad(image, self.multiple)[None]})[0]
         return translated[0, :height, :width]
+
+
+def pad(image: Pixels, multiple: int) -> Pixels:
+    """Reflect [height, width, channels] at its lower and right edges up to the next multiple."""
+    bottom, right = -image.shape[0] % multiple, -image.shape[1] % multiple
+    return np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="reflect")

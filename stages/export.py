@@ -40,6 +40,7 @@ def export(params: Params) -> None:
         "params_sha256": config.params_sha256,
         "data_sha256": config.data_sha256,
         "code_sha256": config.code_sha256,
+        "imported_sha256": config.imported_sha256,
     }
     with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder) / EXPORTED.name

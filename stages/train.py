@@ -49,6 +49,8 @@ def train(params: Params) -> None:
         channels=params.model.generator_channels,
         norm=params.model.norm,
         dropout_blocks=params.model.dropout_blocks,
+        architecture=params.model.architecture,
+        upsample=params.model.upsample,
         image_px=geometry.image_px,
         dataset=geometry.dataset,
         direction=geometry.direction,
@@ -68,6 +70,7 @@ def train(params: Params) -> None:
     with _stop_flag() as stop, tracking.training_run(params, fingerprint, data) as tracked:
         events = training.fit(
             state,
+            params.model,
             params.train,
             train_pairs,
             val_pairs,
@@ -80,6 +83,9 @@ def train(params: Params) -> None:
         )
         try:
             finished = _follow(events, params, tracked, folder, val_pairs.names)
+        except training.Diverged as diverged:
+            tracked.collapsed(str(diverged))
+            raise
         except training.Interrupted as interrupted:
             log.warning("train: stopped at step %d; the same command goes on from there", interrupted.step)
             raise KeyboardInterrupt if stop[0] == signal.SIGINT else Stopped from None
@@ -120,8 +126,12 @@ def _follow(
                     _draw(event, folder.path / "samples", names)
                     tracked.validated(step, epoch, l1, folder.path / "samples" / _sample_name(epoch))
                     log.info("epoch %d: validation L1 %.4f", epoch, l1)
+                case training.Warned(step, message):
+                    log.warning("%s", message)
+                    tracked.collapsed(message)
                 case training.Finished():
-                    log.info("trained %d steps in %s", step - started.step, duration(clock.elapsed()))
+                    kept = f"; kept the weights of epoch {event.epoch}" if event.epoch != epochs else ""
+                    log.info("trained %d steps in %s%s", step - started.step, duration(clock.elapsed()), kept)
                     return event
     raise AssertionError("a training ends with Finished or an exception")
 

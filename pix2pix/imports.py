@@ -1,0 +1,74 @@
+"""The reference implementation's generator files, in and out of this project's own."""
+
+from pathlib import Path
+
+from . import checkpoint, reference
+from .checkpoint import GeneratorConfig
+from .errors import UserError
+from .files import atomic_folder, sha256_file, write_text
+from .params import Params
+
+GENERATOR = Path("models/generator.safetensors")
+REPORTS = Path("reports")
+
+
+def import_generator(file: Path, statistics: str, params: Params) -> str:
+    """Write models/generator.safetensors from a latest_net_G.pth, and curves without a point.
+
+    What it was trained on is not in the file: dataset and direction are those of params.yaml.
+
+    Returns:
+        What was made, and what to type next.
+
+    Raises:
+        UserError: the file is not the reference's U-Net, or takes other sizes than params.yaml prepares.
+    """
+    state = reference.read_state(file)
+    try:
+        generator, shape = reference.load_generator(state, statistics)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    image_px = params.prepare.image_px
+    if image_px % generator.multiple:
+        raise UserError(
+            f"params.yaml: prepare.image_px = {image_px}: {file} takes multiples of {generator.multiple}; "
+            f"set it to {max(1, round(image_px / generator.multiple)) * generator.multiple}"
+        )
+    config = GeneratorConfig(
+        **shape,
+        image_px=image_px,
+        dataset=params.dataset.name,
+        direction=params.dataset.direction,
+        # Unknown, and said to be: the file that it came from is what there is to name.
+        params_sha256="",
+        data_sha256="",
+        code_sha256="",
+        imported_sha256=sha256_file(file),
+    )
+    checkpoint.save_generator(GENERATOR, generator.state_dict(), config)
+    # The curves of an earlier training are not those of this generator.
+    write_text(REPORTS / "losses.csv", "step,epoch,g_adversarial,g_l1,d_real,d_fake,lr\n")
+    write_text(REPORTS / "validation.csv", "step,epoch,l1\n")
+    with atomic_folder(REPORTS / "samples"):
+        pass
+    return (
+        f"{GENERATOR}: a U-Net of {shape['levels']} levels, {shape['channels']} channels, "
+        f"{shape['in_channels']} → {shape['out_channels']}, {statistics} statistics\n"
+        "next: dvc repro prepare && dvc repro --single-item evaluate export register"
+    )
+
+
+def export_generator(file: Path, output: Path) -> str:
+    """Write a generator as a latest_net_G.pth that the reference loads.
+
+    Raises:
+        UserError: the file is not ours, or the reference has no such network.
+    """
+    generator, config = checkpoint.load_generator(file)
+    reference.write_state(output, reference.generator_state(generator))
+    options = f"--netG unet_{generator.multiple} --ngf {config.channels} --norm batch"
+    if config.down_bias:
+        options = options.replace("batch", "instance")
+    if config.norm == "running":
+        options += " --eval"
+    return f"{output}: for the reference's test.py with {options} --no_dropout"

@@ -1,0 +1,235 @@
+"""The reference implementation's weights: its names and shapes for the same two networks.
+
+The reference nests its U-Net, one level inside the other, so that a level's depth is the length of its name.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .discriminator import Discriminator
+from .errors import UserError
+from .files import atomic_file
+from .generator import Generator
+
+# What an affine-free instance norm of the reference does is a norm with this scale and shift.
+IDENTITY_SCALE, IDENTITY_SHIFT = 1.0, 0.0
+NORM_KEYS = ("weight", "bias", "running_mean", "running_var")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a .pth file, on the CPU; nothing in it is executed.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: not found; give a latest_net_G.pth")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # torch has no class of its own for what may be wrong with a file.
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"{path}: is not a file of weights ({reason[0][:150] if reason else type(error).__name__})"
+        ) from None
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path}: is not a state dict: names to tensors")
+    return {str(name): value for name, value in state.items()}
+
+
+def load_generator(
+    state: Mapping[str, Tensor], statistics: str = "instance"
+) -> tuple[Generator, dict[str, Any]]:
+    """A generator with the reference's U-Net weights, of any depth, width and channels.
+
+    Args:
+        state: the reference's names to tensors.
+        statistics: instance normalises every image by itself, which is what the reference does by default,
+            at batch 1 in training mode; running by the statistics in the file, its `--eval`.
+
+    Returns:
+        The generator in eval mode, and the arguments that it was built with.
+
+    Raises:
+        UserError: the first name that does not fit, with the shape it has and the one it should have.
+    """
+    if statistics not in ("instance", "running"):
+        raise UserError(f"statistics = {statistics!r}: must be instance or running")
+    state = _without_wrapper(state)
+    levels = _levels(state)
+    outer, last = state["model.model.0.weight"], _required(state, "model.model.3.weight", 4)
+    shape: dict[str, Any] = {
+        "levels": levels,
+        "channels": outer.shape[0],
+        "in_channels": outer.shape[1],
+        "out_channels": last.shape[1],
+        "norm": statistics,
+        # Dropout leaves no trace in the weights; the reference has it there unless --no_dropout was given.
+        "dropout_blocks": tuple(range(2, levels - 3)),
+        "down_bias": "model.model.0.bias" in state,
+    }
+    generator = Generator(**{**shape, "norm": "running"})
+    own = generator.state_dict()
+    _fill(own, state, _generator_names(levels), statistics)
+    generator = Generator(**shape)
+    generator.load_state_dict({name: own[name] for name in generator.state_dict()})
+    return generator.eval(), shape
+
+
+def load_discriminator(state: Mapping[str, Tensor], statistics: str = "running") -> Discriminator:
+    """The reference's PatchGAN of 1 to 5 layers, or its pixel discriminator, in eval mode.
+
+    Raises:
+        UserError: the first name that does not fit, with both shapes.
+    """
+    if statistics not in ("instance", "running"):
+        raise UserError(f"statistics = {statistics!r}: must be instance or running")
+    state = _without_wrapper(state)
+    is_pixel = "net.0.weight" in state
+    prefix = "net" if is_pixel else "model"
+    first = _required(state, f"{prefix}.0.weight", 4)
+    layers = 0 if is_pixel else sum(f"model.{n}.weight" in state for n in range(2, 32, 3)) - 1
+    shape: dict[str, Any] = {
+        "in_channels": first.shape[1],
+        "channels": first.shape[0],
+        "layers": max(layers, 0),
+    }
+    discriminator = Discriminator(**shape, norm="running")
+    own = discriminator.state_dict()
+    names = {"convs.0": f"{prefix}.0"}
+    for n in range(1, len(discriminator.convs)):
+        names |= {f"convs.{n}": f"{prefix}.{3 * n - 1}", f"norms.{n}": f"{prefix}.{3 * n}"}
+    names["last"] = f"{prefix}.{3 * len(discriminator.convs) - 1}"
+    _fill(own, state, names, statistics)
+    discriminator = Discriminator(**shape, norm=statistics)
+    discriminator.load_state_dict({name: own[name] for name in discriminator.state_dict()})
+    return discriminator.eval()
+
+
+def generator_state(generator: Generator) -> dict[str, Tensor]:
+    """The same weights under the reference's names: with batch norm, or its affine-free instance norm.
+
+    A generator without running statistics gets neutral ones. The reference does not look at them unless it is
+    told to by `--eval`.
+
+    Raises:
+        UserError: the reference has no such network.
+    """
+    if not generator.has_skips or any(up.upsample != "deconv" for up in generator.up):
+        raise UserError("the reference has only the U-Net with transposed convolutions (deconv)")
+    state: dict[str, Tensor] = {}
+    own = {name: value.detach().cpu() for name, value in generator.state_dict().items()}
+    affine_free = "down.0.conv.bias" in own
+    for ours, theirs in _generator_names(len(generator.down)).items():
+        if f"{ours}.weight" not in own:
+            continue
+        weight = own[f"{ours}.weight"]
+        if weight.dim() == 4:
+            state[f"{theirs}.weight"] = weight
+            if f"{ours}.bias" in own:
+                state[f"{theirs}.bias"] = own[f"{ours}.bias"]
+            elif affine_free:
+                outputs = weight.shape[1 if ours.startswith("up") else 0]
+                state[f"{theirs}.bias"] = torch.zeros(outputs)
+        elif affine_free:
+            if not (torch.all(weight == IDENTITY_SCALE) and torch.all(own[f"{ours}.bias"] == IDENTITY_SHIFT)):
+                raise UserError(
+                    f"{ours}: the reference's instance norm has no scale and shift, this one does"
+                )
+        else:
+            neutral = {"running_mean": torch.zeros_like(weight), "running_var": torch.ones_like(weight)}
+            for key in NORM_KEYS:
+                state[f"{theirs}.{key}"] = own.get(f"{ours}.{key}", neutral.get(key, weight))
+            state[f"{theirs}.num_batches_tracked"] = torch.tensor(0)
+    return state
+
+
+def write_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a state dict where the reference's own loader finds it."""
+    with atomic_file(path) as partial:
+        torch.save({name: value.contiguous() for name, value in state.items()}, partial)
+
+
+def _generator_names(levels: int) -> dict[str, str]:
+    """Ours to the reference's, module by module, outermost first."""
+    last = levels - 1
+    names = {"down.0.conv": "model.model.0", f"up.{last}.conv": "model.model.3"}
+    for level in range(1, levels):
+        base = "model.model.1." + "model.3." * (level - 1) + "model."
+        up = f"up.{last - level}"
+        names[f"down.{level}.conv"] = f"{base}1"
+        if level < last:
+            names |= {f"down.{level}.norm": f"{base}2", f"{up}.conv": f"{base}5", f"{up}.norm": f"{base}6"}
+        else:
+            names |= {f"{up}.conv": f"{base}3", f"{up}.norm": f"{base}4"}
+    return names
+
+
+def _without_wrapper(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefix that DataParallel puts before every name."""
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _levels(state: Mapping[str, Tensor]) -> int:
+    _required(state, "model.model.0.weight", 4)
+    levels = 1
+    while "model.model.1." + "model.3." * (levels - 1) + "model.1.weight" in state:
+        levels += 1
+    if levels < 2:
+        raise UserError("model.model.1.model.1.weight: missing; this is no U-Net of the reference")
+    return levels
+
+
+def _required(state: Mapping[str, Tensor], name: str, dimensions: int) -> Tensor:
+    if name not in state:
+        first = next(iter(state), None)
+        found = f"the file begins with {first} {list(state[first].shape)}" if first else "the file is empty"
+        raise UserError(f"{name}: missing; {found}, so it is no such network of the reference")
+    if state[name].dim() != dimensions:
+        raise UserError(f"{name}: has shape {list(state[name].shape)}, expected {dimensions} dimensions")
+    return state[name]
+
+
+def _fill(
+    own: dict[str, Tensor], state: Mapping[str, Tensor], names: Mapping[str, str], statistics: str
+) -> None:
+    """Put the reference's values into `own`, a state dict of ours with running statistics."""
+    used = set()
+    for ours, theirs in names.items():
+        if f"{ours}.weight" not in own:
+            continue
+        is_norm = f"{ours}.running_mean" in own
+        for key in (key for key in NORM_KEYS if f"{ours}.{key}" in own):
+            name, wanted = f"{theirs}.{key}", own[f"{ours}.{key}"]
+            used.add(name)
+            if name in state:
+                if state[name].shape != wanted.shape:
+                    raise UserError(
+                        f"{name}: has shape {list(state[name].shape)}, expected {list(wanted.shape)}"
+                    )
+                own[f"{ours}.{key}"] = state[name].detach().to(wanted.dtype).clone()
+            elif is_norm and key.startswith("running") and statistics == "running":
+                raise UserError(f"{name}: missing; this file has no running statistics, use instance")
+            elif key == "weight" and not is_norm:
+                raise UserError(f"{name}: missing, expected shape {list(wanted.shape)}")
+            # Else what a fresh module has: no scale, no shift, no bias.
+            elif is_norm:
+                own[f"{ours}.{key}"] = torch.full_like(wanted, float(key in ("weight", "running_var")))
+            else:
+                own[f"{ours}.{key}"] = torch.zeros_like(wanted)
+        # A bias in front of a norm by the image's own statistics is subtracted again; see the class Down.
+        if (
+            not is_norm
+            and f"{theirs}.bias" in state
+            and f"{ours}.bias" not in own
+            and statistics == "running"
+        ):
+            raise UserError(f"{theirs}.bias: in front of running statistics is not supported, use instance")
+        used |= {f"{theirs}.bias", f"{theirs}.num_batches_tracked"}
+    for name, value in state.items():
+        if name not in used:
+            raise UserError(f"{name}: has shape {list(value.shape)}, expected none: unknown to this network")

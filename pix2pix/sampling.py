@@ -1,0 +1,51 @@
+"""Several outputs for one input: dropout as the noise z of arXiv 1611.07004, section 3.2.
+
+The exported file is deterministic; only the PyTorch weights can be drawn from.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .augment import to_pixels, to_unit_range
+from .checkpoint import load_generator
+from .errors import UserError
+from .images import Pixels
+from .translator import pad
+
+
+class Sampler:
+    """Draws outputs of a generator.
+
+    Raises:
+        UserError: the file is missing or not ours, or its generator has no dropout to draw.
+    """
+
+    def __init__(self, path: Path) -> None:
+        generator, _ = load_generator(path)
+        if not generator.has_dropout:
+            raise UserError(
+                f"{path}: has no dropout, so every sample would be the same; "
+                "train with model.dropout_blocks: [1, 2, 3]"
+            )
+        self._generator = generator.draw_dropout()
+
+    @torch.inference_mode()
+    def __call__(self, image: Pixels, samples: int, seed: int) -> Pixels:
+        """Draw outputs of any size.
+
+        Args:
+            image: uint8 [height, width, channels].
+            seed: the same seed draws the same samples of the same image.
+
+        Returns:
+            uint8 [samples, height, width, channels].
+        """
+        torch.manual_seed(seed)
+        height, width = image.shape[:2]
+        padded = torch.from_numpy(pad(image, self._generator.multiple)).permute(2, 0, 1)[None]
+        # One at a time: each is normalised by its own statistics.
+        drawn = [to_pixels(self._generator(to_unit_range(padded)))[0] for _ in range(samples)]
+        outputs = torch.stack(drawn).permute(0, 2, 3, 1).numpy()
+        return np.ascontiguousarray(outputs[:, :height, :width])
