@@ -30,7 +30,8 @@ ui: $(VENV)/.installed
 	@pix2pix ui
 
 clean:
-	@rm -rf .checkpoints .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	@test ! -d .checkpoints || test ! -x $(BIN)/python || $(BIN)/python -m stages.train --remove-stale
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache build *.egg-info
 
 # Pinned for every platform; run it where no private index or wheel folder is set.
 lock: $(VENV)/.installed

@@ -1,7 +1,4 @@
-"""What waiting for nothing costs: `make` with everything installed, `dvc repro` with nothing to do.
-
-python -m benchmarks.startup      # after `make repro`
-"""
+"""What waiting for nothing costs: a second `make`, `dvc repro` with nothing to do, `pix2pix --help`."""
 
 import statistics
 import subprocess
@@ -9,25 +6,19 @@ import sys
 import time
 from pathlib import Path
 
-ROUNDS = 5
 
-
-def main() -> None:
-    """Print the median of five runs of each, in turns."""
+def seconds(rounds: int) -> dict[str, float]:
+    """The median of each command, in turns; run in the project's folder after `make repro`."""
+    scripts = Path(sys.executable).parent
     commands = {
-        "make .venv/.installed": ["make", ".venv/.installed"],
-        "dvc repro, nothing to do": [str(Path(sys.executable).parent / "dvc"), "repro", "-q"],
-        "pix2pix --help": [str(Path(sys.executable).parent / "pix2pix"), "--help"],
+        "make_nothing_to_do_s": ["make", ".venv/.installed"],
+        "dvc_repro_nothing_to_do_s": [str(scripts / "dvc"), "repro", "-q"],
+        "pix2pix_help_s": [str(scripts / "pix2pix"), "--help"],
     }
     times: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, command in commands.items():
             started = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             times[name].append(time.perf_counter() - started)
-    for name, values in times.items():
-        print(f"{name:26} {statistics.median(values):6.2f} s")
-
-
-if __name__ == "__main__":
-    main()
+    return {name: statistics.median(values) for name, values in times.items()}

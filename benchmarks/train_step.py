@@ -1,19 +1,17 @@
-"""One training step of ours against the reference's procedure, alternating in one process; ratios.
+"""One training step of ours against the reference's procedure.
 
-    python -m benchmarks.train_step                     # 128 px, 32 channels, on the CPU
-    python -m benchmarks.train_step --px 256 --channels 64 --device cuda
+The reference's procedure: eager, float32; the discriminator is updated first, from a pass on real and a pass
+on the detached fake; the fake is then scored again for the generator's update; Adam is not fused.
 
-The reference's procedure: the discriminator is updated first, from a pass on real and a pass on the detached
-fake; the fake is then scored again for the generator's update; Adam is not fused.
+Ours also tells the C library to keep what tensors free (devices.keep_freed_memory), which torch by itself
+does not. The ratio without that difference, the reference too keeping it, is given beside.
 """
 
-import statistics
-import time
+import ctypes
+import sys
 from collections.abc import Callable
-from typing import Annotated
 
 import torch
-import typer
 from torch import Tensor
 
 from pix2pix import devices, losses, training
@@ -21,52 +19,49 @@ from pix2pix.discriminator import Discriminator
 from pix2pix.generator import Generator
 from pix2pix.params import unet_levels
 
+from .alternating import Comparison, alternate
 
-def main(
-    px: Annotated[int, typer.Option(min=32)] = 128,
-    channels: int = 32,
-    batch: int = 1,
-    device: str = "cpu",
-    threads: int = 2,
-    rounds: int = 7,
-    steps: int = 12,
-) -> None:
-    """Time both in turns and print the median of each and of their ratio."""
-    where, words = devices.choose(device)
-    devices.set_threads(threads)
-    print(
-        f"{words}, {threads} threads, torch {torch.__version__}: {px} px, {channels} channels, batch {batch}"
+
+def compare(
+    *, px: int, channels: int, batch: int, device: torch.device, rounds: int, calls: int = 1
+) -> dict[str, Comparison]:
+    """Both in turns, with the reference's memory as torch leaves it (`own`) and as ours is kept (`kept`)."""
+    reference, ours = _reference(px, channels, batch, device), _ours(px, channels, batch, device)
+    compared = {}
+    if device.type == "cpu" and sys.platform == "linux":
+        compared["own"] = alternate(
+            {"reference": reference, "ours": ours},
+            rounds=rounds,
+            calls=calls,
+            device=device,
+            before={"reference": _return_freed_memory, "ours": devices.keep_freed_memory},
+        )
+    compared["kept"] = alternate(
+        {"reference": reference, "ours": ours}, rounds=rounds, calls=calls, device=device
     )
-    ways = {"reference": _reference(px, channels, batch, where), "ours": _ours(px, channels, batch, where)}
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for step in ways.values():
-        _timed(step, 3, where)
-    for _ in range(rounds):
-        for name, step in ways.items():
-            times[name].append(_timed(step, steps, where))
-    ratios = [theirs / ours for theirs, ours in zip(times["reference"], times["ours"], strict=True)]
-    for name, values in times.items():
-        print(f"{name:10} {1e3 * statistics.median(values):8.2f} ms/step")
-    print(f"ratio      {statistics.median(ratios):8.2f}  (from {min(ratios):.2f} to {max(ratios):.2f})")
+    return compared
 
 
-def _timed(step: Callable[[], object], steps: int, device: torch.device) -> float:
-    started = time.perf_counter()
-    for _ in range(steps):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - started) / steps
+def _return_freed_memory() -> None:
+    """What glibc does after a while if it is told nothing: blocks above 32 MB are mapped anew each time.
+
+    Its thresholds adapt themselves up to these values; see mallopt(3), M_MMAP_THRESHOLD.
+    """
+    mallopt = ctypes.CDLL("libc.so.6").mallopt
+    trim_threshold, mmap_threshold = -1, -3
+    mallopt(mmap_threshold, 32 * 2**20)
+    mallopt(trim_threshold, 64 * 2**20)
 
 
 def _networks(px: int, channels: int, device: torch.device) -> tuple[Generator, Discriminator]:
     torch.manual_seed(0)
-    generator = Generator(levels=unet_levels(px), channels=channels).to(device)
-    return generator, Discriminator(channels=channels).to(device)
+    generator = Generator(levels=unet_levels(px), channels=channels, norm="batch").to(device)
+    return generator, Discriminator(channels=channels, norm="batch").to(device)
 
 
 def _pair(px: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    return tuple(torch.rand(batch, 3, px, px, device=device) * 2 - 1 for _ in range(2))  # type: ignore[return-value]
+    source, target = (torch.rand(batch, 3, px, px, device=device) * 2 - 1 for _ in range(2))
+    return source, target
 
 
 def _ours(px: int, channels: int, batch: int, device: torch.device) -> Callable[[], object]:
@@ -78,9 +73,8 @@ def _ours(px: int, channels: int, batch: int, device: torch.device) -> Callable[
         )
         for network in (generator, discriminator)
     ]
-    return lambda: training.training_step(
-        generator, discriminator, *optimizers, source, target, training.Objective("bce", 100.0, True)
-    )
+    objective = training.Objective("bce", 100.0, conditional=True)
+    return lambda: training.training_step(generator, discriminator, *optimizers, source, target, objective)
 
 
 def _reference(px: int, channels: int, batch: int, device: torch.device) -> Callable[[], object]:
@@ -95,10 +89,10 @@ def _reference(px: int, channels: int, batch: int, device: torch.device) -> Call
         output = generator(source)
         discriminator.requires_grad_(True)
         d_optimizer.zero_grad()
-        d_fake = losses.discriminator_loss(
-            "bce", discriminator(torch.cat([source, output.detach()], 1)), real=False
-        )
-        d_real = losses.discriminator_loss("bce", discriminator(torch.cat([source, target], 1)), real=True)
+        fake_logits = discriminator(torch.cat([source, output.detach()], 1))
+        d_fake = losses.discriminator_loss("bce", fake_logits, real=False)
+        real_logits = discriminator(torch.cat([source, target], 1))
+        d_real = losses.discriminator_loss("bce", real_logits, real=True)
         ((d_fake + d_real) * 0.5).backward()
         d_optimizer.step()
         discriminator.requires_grad_(False)
@@ -108,7 +102,3 @@ def _reference(px: int, channels: int, batch: int, device: torch.device) -> Call
         g_optimizer.step()
 
     return step
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -42,7 +42,7 @@ def repro(
         typer.Argument(metavar="STAGE", help="Only these stages and what they need."),
     ] = None,
 ) -> None:
-    """Run what has changed, register the generator, show the result."""
+    """Run what has changed, register, show the result."""
     from . import repro as module
 
     if text := module.repro(stages or []):
@@ -53,7 +53,7 @@ def repro(
 def preset(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A file in presets/, without .yaml.")],
 ) -> None:
-    """Lay a recipe of presets/ over params.yaml, keeping its comments."""
+    """Lay a recipe of presets/ over params.yaml."""
     from . import presets
 
     changes = presets.apply(name)
@@ -110,13 +110,15 @@ def translate(
             show_default=f"0, which translates; --model is then {WEIGHTS}",
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option(metavar="SEED", min=0, help="Of the samples.")] = 1,
+    seed: Annotated[int, typer.Option(metavar="SEED", min=0, max=2**63 - 1, help="Of the samples.")] = 1,
 ) -> None:
-    """Translate images at their own size with a registered generator."""
+    """Translate images at their own size."""
     from . import translation
 
     _quiet_libraries()
     if samples:
+        if model.startswith("models:/"):
+            raise UserError(f"{model}: is an ONNX file, which cannot be drawn from; give a file.safetensors")
         from pix2pix.sampling import Sampler
 
         drawn = translation.draw(inputs, output, Sampler(Path(model or WEIGHTS)), samples, seed)
@@ -148,7 +150,7 @@ def import_(
         ),
     ] = "instance",
 ) -> None:
-    """Make models/generator.safetensors of the reference implementation's weights."""
+    """Take over the reference implementation's generator."""
     from pix2pix import imports
 
     console.print(imports.import_generator(file, statistics, _params()), markup=False)
@@ -159,7 +161,7 @@ def export_reference(
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Such as latest_net_G.pth.")],
     model: Annotated[Path, typer.Option(metavar="FILE", help="A generator.safetensors.")] = WEIGHTS,
 ) -> None:
-    """Write a generator as the reference implementation's own weights."""
+    """Write a generator for the reference implementation."""
     from pix2pix import imports
 
     console.print(imports.export_generator(model, output), markup=False)
@@ -169,7 +171,7 @@ def export_reference(
 def ui(
     port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="A free port.")] = 5000,
 ) -> None:
-    """Serve the MLflow pages of this project at http://127.0.0.1:PORT."""
+    """Serve the MLflow pages at http://127.0.0.1:PORT."""
     from . import tracking
 
     if tracking.store_uri().startswith(("http://", "https://")):

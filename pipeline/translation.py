@@ -60,17 +60,26 @@ def draw(
     if output.suffix.lower() in IMAGE_SUFFIXES:
         raise UserError(f"{output}: names a file, but --samples writes several; give a folder")
     jobs = plan(inputs, output)
+    sources = {source.resolve() for source, _ in jobs}
+    for _, target in jobs:
+        for name in [*_sample_names(target, samples), target.with_name(f"{target.stem}-samples.png")]:
+            if name.resolve() in sources:
+                raise UserError(f"{name}: is an input; choose another output folder")
 
     def write(pixels: Pixels, target: Path) -> None:
         drawn = sampler(pixels, samples, seed)
-        for number, sample in enumerate(drawn, start=1):
-            images.save_picture(target.with_name(f"{target.stem}-{number}.png"), sample)
+        for name, sample in zip(_sample_names(target, samples), drawn, strict=True):
+            images.save_picture(name, sample)
         columns = ["input", *(f"sample {number}" for number in range(1, samples + 1))]
         title = f"{samples} samples, seed {seed}"
         grid = images.labelled_grid(columns, [[pixels, *drawn]], [target.stem], title=title)
         images.save_picture(target.with_name(f"{target.stem}-samples.png"), grid)
 
     return _each(jobs, write)
+
+
+def _sample_names(target: Path, samples: int) -> list[Path]:
+    return [target.with_name(f"{target.stem}-{number}.png") for number in range(1, samples + 1)]
 
 
 def _each(jobs: Sequence[tuple[Path, Path]], write: Callable[[Pixels, Path], None]) -> int:

@@ -1,7 +1,9 @@
 """Saving and loading: the generator that is shipped, and the state that a training goes on from."""
 
 import json
+import os
 import shutil
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +23,8 @@ from .generator import Generator
 if TYPE_CHECKING:
     from .discriminator import Discriminator
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, LOCK, HOLDER = "checkpoint.pt", "lock", "holder"
+FOLDER_NAME_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,9 @@ class CheckpointFolder:
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
-        self.path = root / fingerprint[:16]
+        self.path = root / fingerprint[:FOLDER_NAME_LENGTH]
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path / "lock")
+        self._lock = FileLock(self.path / LOCK)
 
     def lock(self) -> None:
         """Hold the folder until this process ends, however it ends.
@@ -142,9 +145,17 @@ class CheckpointFolder:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                f"{self.path}: another training with these parameters and data is running; "
-                "wait for it or stop it"
+                f"{self.path}: another training with these parameters and data is running "
+                f"({self._holder()}); wait for it or stop it"
             ) from None
+        holder = f"process {os.getpid()} on {socket.gethostname()}"
+        (self.path / HOLDER).write_text(holder, encoding="utf-8")
+
+    def _holder(self) -> str:
+        try:
+            return (self.path / HOLDER).read_text(encoding="utf-8") or "just started"
+        except OSError:
+            return "just started"
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint, whole or not at all."""
@@ -166,3 +177,29 @@ class CheckpointFolder:
         """Forget everything: the training is complete and its outputs are in place."""
         self._lock.release()
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def remove_stale(root: Path, kept: str | None) -> tuple[list[Path], list[Path]]:
+    """Remove the checkpoint folders below `root` but for those of a running training and of `kept`.
+
+    Args:
+        kept: the fingerprint of the training that the present parameters, data and code would go on with.
+
+    Returns:
+        The folders removed, and those left.
+    """
+    removed: list[Path] = []
+    left: list[Path] = []
+    for path in sorted(path for path in root.glob("*") if path.is_dir()):
+        if kept and path.name == kept[:FOLDER_NAME_LENGTH]:
+            left.append(path)
+            continue
+        lock = FileLock(path / LOCK)
+        try:
+            with lock.acquire(timeout=0):
+                shutil.rmtree(path, ignore_errors=True)
+        except Timeout:
+            left.append(path)
+        else:
+            removed.append(path)
+    return removed, left

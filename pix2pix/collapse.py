@@ -11,6 +11,8 @@ from .images import Pixels
 WON_STEPS, WON_LOSS = 1000, 0.05
 # Outputs for different inputs that differ by less than this share of what their targets differ by.
 ALIKE_SHARE = 0.05
+# Before, a fresh generator's outputs may well be alike.
+SETTLED_STEPS = 1000
 
 
 def discriminator_won(loss_rows: Sequence[Sequence[float]], losses_every: int) -> str | None:
@@ -51,9 +53,10 @@ def outputs_alike(step: int, outputs: Pixels, targets: Pixels) -> str | None:
         outputs, targets: uint8 [n, height, width, channels] for n different inputs.
 
     Returns:
-        One sentence with the step and the knobs to try, or None; None too for fewer than two images.
+        One sentence with the step and the knobs to try, or None; None too for fewer than two images or in
+        the first `SETTLED_STEPS` steps.
     """
-    if len(outputs) < 2:
+    if len(outputs) < 2 or step < SETTLED_STEPS:
         return None
     ours, theirs = (float(images.astype(np.float32).std(axis=0).mean()) for images in (outputs, targets))
     if theirs == 0 or ours >= ALIKE_SHARE * theirs:

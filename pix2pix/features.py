@@ -19,7 +19,7 @@ INCEPTION_URL = (
 )
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 LITE0_SIDE_PX = 224
-# On a CPU the maps of 4 images fit the caches: twice as fast as 16 (benchmarks/evaluate.py).
+# On a CPU the maps of a few images fit the caches; benchmarks/evaluate.py compares batches.
 CPU_BATCH, GPU_BATCH = 4, 64
 
 

@@ -10,6 +10,9 @@ from .params import Params
 
 GENERATOR = Path("models/generator.safetensors")
 REPORTS = Path("reports")
+RGB = 3
+# The reference's options build unet_128 and unet_256.
+NAMED_LEVELS = (7, 8)
 
 
 def import_generator(file: Path, statistics: str, params: Params) -> str:
@@ -28,6 +31,11 @@ def import_generator(file: Path, statistics: str, params: Params) -> str:
         generator, shape = reference.load_generator(state, statistics)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+    if (shape["in_channels"], shape["out_channels"]) != (RGB, RGB):
+        raise UserError(
+            f"{file}: translates {shape['in_channels']} channels into {shape['out_channels']}, "
+            f"but pairs have {RGB} on both sides"
+        )
     image_px = params.prepare.image_px
     if image_px % generator.multiple:
         raise UserError(
@@ -66,9 +74,11 @@ def export_generator(file: Path, output: Path) -> str:
     """
     generator, config = checkpoint.load_generator(file)
     reference.write_state(output, reference.generator_state(generator))
-    options = f"--netG unet_{generator.multiple} --ngf {config.channels} --norm batch"
-    if config.down_bias:
-        options = options.replace("batch", "instance")
+    norm = "instance" if config.down_bias else "batch"
+    if config.levels not in NAMED_LEVELS:
+        levels = f"UnetGenerator of num_downs={config.levels}, ngf={config.channels} and {norm} norm"
+        return f"{output}: for the reference's {levels}, which its options do not name"
+    options = f"--netG unet_{generator.multiple} --ngf {config.channels} --norm {norm}"
     if config.norm == "running":
         options += " --eval"
     return f"{output}: for the reference's test.py with {options} --no_dropout"

@@ -297,7 +297,8 @@ def summary(
             for split, pairs in done.items()
         },
         "source_sizes": dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:20]),
-        "rejects": [{"file": reject.file, "reason": reject.reason} for reject in rejects],
+        # By file, not as a list: dvc would try to draw one.
+        "rejects": {reject.file: reject.reason for reject in rejects},
     }
 
 

@@ -3,6 +3,8 @@
 The reference nests its U-Net, one level inside the other, so that a level's depth is the length of its name.
 """
 
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from .generator import Generator
 # What an affine-free instance norm of the reference does is a norm with this scale and shift.
 IDENTITY_SCALE, IDENTITY_SHIFT = 1.0, 0.0
 NORM_KEYS = ("weight", "bias", "running_mean", "running_var")
+# A module of an inner level; the depth of the level is that of the nesting in the middle.
+INNER_MODULE = re.compile(r"model\.model\.1\.((?:model\.3\.)*)model\.\d\.\w+")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -29,7 +33,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: not found; give a latest_net_G.pth")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     # torch has no class of its own for what may be wrong with a file.
     except Exception as error:
         reason = str(error).strip().splitlines()
@@ -83,12 +89,18 @@ def load_generator(
 def load_discriminator(state: Mapping[str, Tensor], statistics: str = "running") -> Discriminator:
     """The reference's PatchGAN of 1 to 5 layers, or its pixel discriminator, in eval mode.
 
+    Args:
+        statistics: running or instance, see `load_generator`; a file without any running statistics is one
+            with instance norm.
+
     Raises:
         UserError: the first name that does not fit, with both shapes.
     """
     if statistics not in ("instance", "running"):
         raise UserError(f"statistics = {statistics!r}: must be instance or running")
     state = _without_wrapper(state)
+    if not any(name.endswith(".running_mean") for name in state):
+        statistics = "instance"
     is_pixel = "net.0.weight" in state
     prefix = "net" if is_pixel else "model"
     first = _required(state, f"{prefix}.0.weight", 4)
@@ -176,12 +188,12 @@ def _without_wrapper(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _levels(state: Mapping[str, Tensor]) -> int:
     _required(state, "model.model.0.weight", 4)
-    levels = 1
-    while "model.model.1." + "model.3." * (levels - 1) + "model.1.weight" in state:
-        levels += 1
-    if levels < 2:
+    # The deepest of all names, so that one that is missing on the way down is named as such.
+    inner = filter(None, map(INNER_MODULE.fullmatch, state))
+    deepest = max((match[1].count("model.3.") for match in inner), default=None)
+    if deepest is None:
         raise UserError("model.model.1.model.1.weight: missing; this is no U-Net of the reference")
-    return levels
+    return deepest + 2
 
 
 def _required(state: Mapping[str, Tensor], name: str, dimensions: int) -> Tensor:
@@ -199,10 +211,12 @@ def _fill(
 ) -> None:
     """Put the reference's values into `own`, a state dict of ours with running statistics."""
     used = set()
+    norms = {theirs for ours, theirs in names.items() if f"{ours}.running_mean" in own}
+    has_affine = any(f"{norm}.{key}" in state for norm in norms for key in ("weight", "bias"))
     for ours, theirs in names.items():
         if f"{ours}.weight" not in own:
             continue
-        is_norm = f"{ours}.running_mean" in own
+        is_norm = theirs in norms
         for key in (key for key in NORM_KEYS if f"{ours}.{key}" in own):
             name, wanted = f"{theirs}.{key}", own[f"{ours}.{key}"]
             used.add(name)
@@ -214,22 +228,23 @@ def _fill(
                 own[f"{ours}.{key}"] = state[name].detach().to(wanted.dtype).clone()
             elif is_norm and key.startswith("running") and statistics == "running":
                 raise UserError(f"{name}: missing; this file has no running statistics, use instance")
-            elif key == "weight" and not is_norm:
+            elif has_affine and key in ("weight", "bias") if is_norm else name != "net.5.bias":
                 raise UserError(f"{name}: missing, expected shape {list(wanted.shape)}")
-            # Else what a fresh module has: no scale, no shift, no bias.
+            # Else what the reference has there: no scale, no shift, and in its pixel discriminator no bias.
             elif is_norm:
                 own[f"{ours}.{key}"] = torch.full_like(wanted, float(key in ("weight", "running_var")))
             else:
                 own[f"{ours}.{key}"] = torch.zeros_like(wanted)
         # A bias in front of a norm by the image's own statistics is subtracted again; see the class Down.
-        if (
-            not is_norm
-            and f"{theirs}.bias" in state
-            and f"{ours}.bias" not in own
-            and statistics == "running"
-        ):
-            raise UserError(f"{theirs}.bias: in front of running statistics is not supported, use instance")
-        used |= {f"{theirs}.bias", f"{theirs}.num_batches_tracked"}
+        if statistics == "instance":
+            used.add(f"{theirs}.bias")
+        used.add(f"{theirs}.num_batches_tracked")
+    _refuse_unused(state, used, set(names.values()))
+
+
+def _refuse_unused(state: Mapping[str, Tensor], used: set[str], modules: set[str]) -> None:
     for name, value in state.items():
+        if name not in used and name.endswith(".bias") and name.removesuffix(".bias") in modules:
+            raise UserError(f"{name}: in front of running statistics is not supported, use instance")
         if name not in used:
             raise UserError(f"{name}: has shape {list(value.shape)}, expected none: unknown to this network")

@@ -3,11 +3,13 @@
 import csv
 import logging
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 import torch
@@ -16,6 +18,7 @@ from pipeline import lineage, tracking
 from pix2pix import checkpoint, devices, images, pair_set, training
 from pix2pix.checkpoint import CheckpointFolder, GeneratorConfig
 from pix2pix.files import atomic_file, atomic_folder, sha256_file, sha256_json
+from pix2pix.pair_set import PairSet
 from pix2pix.params import Params, unet_levels
 
 from .console import Update, duration, progress
@@ -40,32 +43,13 @@ def train(params: Params) -> None:
     threads = devices.set_threads(params.train.threads)
     # Convolutions on a GPU that add up in a fixed order: the same seed gives the same weights.
     torch.backends.cudnn.deterministic = True
-    geometry = pair_set.Geometry.read(PAIRS / "pairs.json")
     train_pairs, val_pairs = pair_set.load_split(PAIRS / "train"), pair_set.load_split(PAIRS / "val")
-    recipe = params.model_dump(mode="json", include={"model", "train"})
-    data = {"train": train_pairs.sha256, "val": val_pairs.sha256, **vars(geometry)}
-    config = GeneratorConfig(
-        levels=unet_levels(geometry.image_px),
-        channels=params.model.generator_channels,
-        norm=params.model.norm,
-        dropout_blocks=params.model.dropout_blocks,
-        architecture=params.model.architecture,
-        upsample=params.model.upsample,
-        image_px=geometry.image_px,
-        dataset=geometry.dataset,
-        direction=geometry.direction,
-        params_sha256=sha256_json(recipe),
-        data_sha256=train_pairs.sha256,
-        code_sha256=checkpoint.code_sha256(),
-    )
-    # Two trainings with one fingerprint end with the same bits, so one may go on where the other stopped.
-    machine = {"torch": str(torch.__version__), "device": str(device), "threads": threads}
-    fingerprint = sha256_json({"config": vars(config), "recipe": recipe, "data": data, "machine": machine})
-    folder = CheckpointFolder(lineage.home() / ".checkpoints", fingerprint)
+    config, fingerprint, data = _identity(params, train_pairs, val_pairs, device, threads)
+    folder = CheckpointFolder(_checkpoints(), fingerprint)
     folder.lock()
     state = training.new_state(config, params.model, params.train, device)
     log.info(
-        "training on %s, %d CPU threads, %d pairs of %d px", why, threads, len(train_pairs), geometry.image_px
+        "training on %s, %d CPU threads, %d pairs of %d px", why, threads, len(train_pairs), config.image_px
     )
     with _stop_flag() as stop, tracking.training_run(params, fingerprint, data) as tracked:
         events = training.fit(
@@ -74,7 +58,7 @@ def train(params: Params) -> None:
             params.train,
             train_pairs,
             val_pairs,
-            image_px=geometry.image_px,
+            image_px=config.image_px,
             device=device,
             folder=folder,
             checkpoint_every_epochs=params.run.checkpoint_every_epochs,
@@ -97,6 +81,54 @@ def train(params: Params) -> None:
                 (samples / file.name).write_bytes(file.read_bytes())
         tracked.finish(sha256_file(GENERATOR))
     folder.remove()
+
+
+def _identity(
+    params: Params, train_pairs: PairSet, val_pairs: PairSet, device: torch.device, threads: int
+) -> tuple[GeneratorConfig, str, dict[str, Any]]:
+    """What the generator will say of itself, the training's fingerprint, and what it knows of the data.
+
+    Two trainings with one fingerprint end with the same bits, so one may go on where the other stopped.
+    """
+    geometry = pair_set.Geometry.read(PAIRS / "pairs.json")
+    recipe = params.model_dump(mode="json", include={"model", "train"})
+    data = {"train": train_pairs.sha256, "val": val_pairs.sha256, **vars(geometry)}
+    config = GeneratorConfig(
+        levels=unet_levels(geometry.image_px),
+        channels=params.model.generator_channels,
+        norm=params.model.norm,
+        dropout_blocks=params.model.dropout_blocks,
+        architecture=params.model.architecture,
+        upsample=params.model.upsample,
+        image_px=geometry.image_px,
+        dataset=geometry.dataset,
+        direction=geometry.direction,
+        params_sha256=sha256_json(recipe),
+        data_sha256=train_pairs.sha256,
+        code_sha256=checkpoint.code_sha256(),
+    )
+    machine = {"torch": str(torch.__version__), "device": str(device), "threads": threads}
+    fingerprint = sha256_json({"config": vars(config), "recipe": recipe, "data": data, "machine": machine})
+    return config, fingerprint, data
+
+
+def _checkpoints() -> Path:
+    return lineage.home() / ".checkpoints"
+
+
+def remove_stale_checkpoints(params: Params) -> None:
+    """Remove what interrupted trainings left, but not what these parameters would go on with."""
+    kept = None
+    if (PAIRS / "pairs.json").exists():
+        device, _ = devices.choose(params.train.device)
+        threads = devices.set_threads(params.train.threads)
+        train_pairs, val_pairs = pair_set.load_split(PAIRS / "train"), pair_set.load_split(PAIRS / "val")
+        _, kept, _ = _identity(params, train_pairs, val_pairs, device, threads)
+    removed, left = checkpoint.remove_stale(_checkpoints(), kept)
+    for path in removed:
+        log.info("removed %s", path)
+    for path in left:
+        log.info("kept %s: it belongs to a running training, or the next one goes on from it", path)
 
 
 def _follow(
@@ -214,4 +246,4 @@ def _stop_flag() -> Iterator[list[int]]:
 
 
 if __name__ == "__main__":
-    run(train)
+    run(remove_stale_checkpoints if sys.argv[1:] == ["--remove-stale"] else train)

@@ -145,9 +145,20 @@ def test_a_stage_lists_the_sections_that_its_code_reads(stage: str) -> None:
     assert (read & sections) - {"run"} <= set(STAGES[stage]["params"])
 
 
-def test_reports_of_numbers_are_committed_and_pictures_are_cached() -> None:
-    for stage in STAGES.values():
-        for out in [*stage["outs"], *stage.get("metrics", [])]:
-            path, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
-            is_text = path.startswith("reports/") and path.endswith((".json", ".csv", ".md"))
-            assert (options.get("cache") is False) == is_text, path
+def options(entry: str | dict) -> tuple[str, dict]:
+    return next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_reports_of_numbers_are_committed_and_all_else_is_cached(stage: str) -> None:
+    kinds = ("outs", "metrics", "plots")
+    written = [options(entry) for kind in kinds for entry in STAGES[stage].get(kind, [])]
+    for path, given in written:
+        is_for_git = path.startswith("reports/") and path.endswith((".json", ".csv"))
+        assert (given.get("cache") is False) == is_for_git, path
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_output_switches_the_run_cache_off(stage: str) -> None:
+    """DVC saves nothing of a stage that has an output without cache which is no metric and no plot."""
+    assert all(given.get("cache") is not False for _, given in map(options, STAGES[stage]["outs"]))

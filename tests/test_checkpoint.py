@@ -1,18 +1,23 @@
 """Saving and loading."""
 
+import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from conftest import SHARED
 
 from pix2pix import checkpoint
 from pix2pix.checkpoint import CheckpointFolder, GeneratorConfig, load_generator, save_generator
 from pix2pix.errors import UserError
+from pix2pix.generator import Generator
 
 CONFIG = GeneratorConfig(
     levels=5,
@@ -37,6 +42,55 @@ def test_a_generator_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert not loaded.training
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(loaded(x), generator(x))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": "encoder-decoder"},
+        {"upsample": "resize"},
+        {"down_bias": True},
+        {"norm": "running"},
+        {"in_channels": 1, "out_channels": 2},
+        {"imported_sha256": "i"},
+    ],
+    ids=str,
+)
+def test_every_variant_comes_back_as_it_was_saved(tmp_path: Path, changes: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    config, path = replace(CONFIG, **changes), tmp_path / "generator.safetensors"
+    generator = config.build().eval()
+    with torch.no_grad():
+        for value in generator.state_dict().values():
+            value.add_(0.1)
+    save_generator(path, generator.state_dict(), config)
+    loaded, read = load_generator(path)
+    assert read == config
+    assert loaded.has_skips == (config.architecture == "unet")
+    assert [up.upsample for up in loaded.up] == [config.upsample] * 5
+    x = torch.randn(1, config.in_channels, 32, 32)
+    assert torch.equal(loaded(x), generator(x))
+
+
+def test_a_file_from_before_the_variants_is_a_unet_with_transposed_convolutions(tmp_path: Path) -> None:
+    path, generator = tmp_path / "generator.safetensors", CONFIG.build().eval()
+    later = {"architecture", "upsample", "down_bias", "imported_sha256"}
+    fields = {name: value for name, value in asdict(CONFIG).items() if name not in later}
+    safetensors.torch.save_file(generator.state_dict(), path, {"config": json.dumps(fields)})
+    loaded, config = load_generator(path)
+    assert config == CONFIG
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(loaded(x), generator(x))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"architecture": "encoder-decoder"}, {"upsample": "resize"}, {"down_bias": True}], ids=str
+)
+def test_weights_of_one_variant_do_not_pass_for_another(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tmp_path / "generator.safetensors"
+    save_generator(path, CONFIG.build().state_dict(), replace(CONFIG, **changes))
+    with pytest.raises(UserError, match="weights do not fit"):
+        load_generator(path)
 
 
 def test_equal_weights_give_equal_bytes_in_any_process(tmp_path: Path) -> None:
@@ -138,3 +192,47 @@ def test_the_code_digest_changes_with_the_code(monkeypatch: pytest.MonkeyPatch, 
     changed.write_text("# changed")
     monkeypatch.setattr(sys.modules["pix2pix.files"], "__file__", str(changed))
     assert checkpoint.code_sha256() != before
+
+
+# --- the reference's weights -------------------------------------------------------------------------
+
+
+def fixture(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    path = SHARED / "fixtures" / f"{name}.npz"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    with np.load(path) as arrays:
+        tensors = {key: torch.from_numpy(arrays[key]) for key in arrays}
+    state = {key.removeprefix("state/"): value for key, value in tensors.items() if key.startswith("state/")}
+    return state, tensors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "output_batch1_train_stats_no_dropout"),
+        (("instance",), "output_batch1_train_stats_no_dropout"),
+        (("running",), "output_eval"),
+    ],
+)
+def test_the_references_generator_is_one_call(arguments: tuple[str, ...], expected: str) -> None:
+    state, arrays = fixture("unet_128_ngf8")
+    generator = checkpoint.load_reference_generator(state, *arguments)
+    assert isinstance(generator, Generator)
+    with torch.inference_mode():
+        output = generator(arrays["input"])
+    torch.testing.assert_close(output, arrays[expected], rtol=0, atol=1e-5)
+
+
+def test_the_references_discriminator_is_one_call() -> None:
+    state, arrays = fixture("patchgan_70_ndf8")
+    with torch.inference_mode():
+        logits = checkpoint.load_reference_discriminator(state)(arrays["input"])
+    torch.testing.assert_close(logits, arrays["output_eval"], rtol=0, atol=1e-5)
+
+
+def test_what_is_not_the_references_is_one_line() -> None:
+    for load in (checkpoint.load_reference_generator, checkpoint.load_reference_discriminator):
+        with pytest.raises(UserError, match="missing; the file begins with a") as error:
+            load({"a": torch.zeros(1)})
+        assert "\n" not in str(error.value)

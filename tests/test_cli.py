@@ -7,13 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from registry_fixtures import ROOT, Project, Server, kill_group, noise
 
 from pipeline import cli, registry
-from pix2pix import images
+from pix2pix import checkpoint, images, reference
+from pix2pix.checkpoint import GeneratorConfig
+from pix2pix.discriminator import Discriminator
+from pix2pix.generator import Generator
 from pix2pix.translator import Translator
 
 pytest_plugins = ["registry_fixtures"]
@@ -23,6 +27,9 @@ ARGUMENTS = {
     "preset": ["quickstart"],
     "register": [],
     "translate": ["data/pairs/test/input", "out"],
+    "describe": [],
+    "import": ["latest_net_G.pth"],
+    "export-reference": ["latest_net_G.pth"],
     "ui": [],
 }
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
@@ -98,7 +105,11 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
 
 
 def test_every_command_is_covered_here() -> None:
-    commands = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    commands = {
+        command.name or command.callback.__name__.replace("_", "-")
+        for command in cli.app.registered_commands
+        if command.callback
+    }
     assert commands == set(ARGUMENTS)
 
 
@@ -118,6 +129,11 @@ def test_the_help_of_translate_says_what_its_model_is_by_default(
         (["tranlsate"], "No such command"),
         (["translate", "a", "b", "--modle", "x"], "No such option"),
         (["translate", "a"], "Missing argument"),
+        (["translate", "a", "b", "--samples", "65"], "Invalid value"),
+        (["translate", "a", "b", "--samples", "-1"], "Invalid value"),
+        (["translate", "a", "b", "--seed", "-1"], "Invalid value"),
+        (["import"], "Missing argument"),
+        (["export-reference"], "Missing argument"),
         (["ui", "--port", "0"], "Invalid value"),
     ],
 )
@@ -150,7 +166,7 @@ def test_a_mistake_in_params_yaml_is_one_line_for_every_command(
 
 def test_without_a_project_the_commands_say_where_to_be(project: Project, pix2pix: Command) -> None:
     images.write_png(project.folder / "a.png", noise(8, 8))
-    for arguments in (["repro"], ["translate", "a.png", "b.png"]):
+    for arguments in (["repro"], ["translate", "a.png", "b.png"], ["describe"], ["import", "a.pth"]):
         line = pix2pix(*arguments).refusal
         assert line == "params.yaml: not found; run this in the project's folder"
     line = pix2pix("translate", "a.png", "b.png", "--model", "models:/tiny@champion").refusal
@@ -166,7 +182,7 @@ def test_a_preset_is_laid_over_params_yaml_and_its_changes_named(folder: Path, p
     assert first.stdout.endswith("params.yaml is now facades-small\n")
     changed = (folder / "params.yaml").read_text()
     assert "\n  name: facades\n" in changed
-    assert "# Weight of the L1 loss against the adversarial one." in changed
+    assert "# Weight of the L1 loss against the adversarial one; 0 for the adversarial one alone." in changed
     again = pix2pix("preset", "facades-small")
     assert again.stdout == "params.yaml is now facades-small (it was already)\n"
     assert (folder / "params.yaml").read_text() == changed != committed
@@ -281,6 +297,146 @@ def _open_when_read(fifo: Path, reader: "subprocess.Popen[str]") -> int:
         except OSError:
             time.sleep(0.01)
     raise AssertionError("the command ended without reading params.yaml")
+
+
+# --- describe ----------------------------------------------------------------------------------------
+
+
+def test_describe_is_a_table_of_every_layer_with_totals(folder: Path, pix2pix: Command) -> None:
+    said = pix2pix("describe")
+    assert (said.status, said.stderr) == (0, "")
+    # The committed recipe: 128 px, 16 channels.
+    assert "generator: U-Net, 7 levels\n" in said.stdout
+    assert "discriminator: patches of 70×70 px, sees input and output\n" in said.stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.stdout.splitlines()]
+    assert ["down.1.conv", "conv 4×4, stride 2", "32×32×32", "8,192", "8,388,608"] in rows
+    assert ["up.0.dropout", "dropout 0.5", "128×2×2", "", ""] in rows
+    built = (Generator(levels=7, channels=16), Discriminator(channels=16))
+    counts = [sum(weight.numel() for weight in network.parameters()) for network in built]
+    totals = [row for row in rows if row[:1] == ["total"]]
+    assert [row[3] for row in totals] == [f"{count:,}" for count in counts]
+
+
+def test_describe_follows_the_parameters(folder: Path, pix2pix: Command) -> None:
+    path = folder / "params.yaml"
+    text = path.read_text().replace("architecture: unet", "architecture: encoder-decoder")
+    path.write_text(text.replace("discriminator_layers: 3", "discriminator_layers: 0"))
+    said = pix2pix("describe").stdout
+    assert "generator: encoder–decoder, 7 levels\n" in said
+    assert "discriminator: patches of 1×1 px, sees input and output\n" in said
+
+
+# --- weights in and out ------------------------------------------------------------------------------
+
+
+def weights(folder: Path, **changes: Any) -> Path:
+    """A generator.safetensors of five levels as a training leaves it."""
+    values: dict[str, Any] = {
+        "levels": 5,
+        "channels": 4,
+        "norm": "instance",
+        "dropout_blocks": (1, 2),
+        "image_px": 128,
+        "dataset": "test",
+        "direction": "AtoB",
+        "params_sha256": "p",
+        "data_sha256": "d",
+        "code_sha256": "c",
+    }
+    config = GeneratorConfig(**values | changes)
+    path = folder / "models" / "generator.safetensors"
+    checkpoint.save_generator(path, config.build().state_dict(), config)
+    return path
+
+
+def test_a_generator_goes_out_to_the_reference_and_comes_in_again(folder: Path, pix2pix: Command) -> None:
+    path = weights(folder)
+    before, _ = checkpoint.load_generator(path)
+    said = pix2pix("export-reference", "new/latest_net_G.pth")
+    assert (said.status, said.stderr) == (0, "")
+    assert said.stdout.startswith("new/latest_net_G.pth: for the reference's ")
+    assert said.stdout.count("\n") == 1
+    path.unlink()
+    said = pix2pix("import", "new/latest_net_G.pth")
+    assert (said.status, said.stderr) == (0, "")
+    assert said.stdout.splitlines() == [
+        "models/generator.safetensors: a U-Net of 5 levels, 4 channels, 3 → 3, instance statistics",
+        "next: dvc repro prepare && dvc repro --single-item evaluate export register",
+    ]
+    after, config = checkpoint.load_generator(path)
+    for name, value in before.state_dict().items():
+        assert after.state_dict()[name].equal(value), name
+    assert (config.dataset, config.image_px) == ("embedded", 128)
+
+
+def test_export_reference_takes_another_file_and_needs_no_project(project: Project, pix2pix: Command) -> None:
+    path = weights(project.folder).rename(project.folder / "other.safetensors")
+    assert pix2pix("export-reference", "G.pth", "--model", "other.safetensors").status == 0
+    expected = reference.generator_state(checkpoint.load_generator(path)[0])
+    assert set(reference.read_state(project.folder / "G.pth")) == set(expected)
+
+
+def test_import_can_keep_the_statistics_of_the_file(folder: Path, pix2pix: Command) -> None:
+    path = weights(folder)
+    pix2pix("export-reference", "G.pth")
+    assert "running statistics" in pix2pix("import", "G.pth", "--statistics", "running").stdout
+    assert checkpoint.load_generator(path)[1].norm == "running"
+    line = pix2pix("import", "G.pth", "--statistics", "batch").refusal
+    assert line == "G.pth: statistics = 'batch': must be instance or running"
+
+
+def test_weights_that_are_not_there_or_not_weights_are_one_line(folder: Path, pix2pix: Command) -> None:
+    (folder / "page.pth").write_text("<html>404</html>")
+    assert pix2pix("import", "none.pth").refusal == "none.pth: not found; give a latest_net_G.pth"
+    # In a process of its own, where no test runner swallows a library's warnings.
+    assert process("import", "page.pth").refusal.startswith("page.pth: is not a file of weights (")
+    line = pix2pix("export-reference", "G.pth").refusal
+    assert line == "models/generator.safetensors: not found; `dvc repro train` makes it"
+    assert {file.name for file in folder.iterdir()} == {"params.yaml", "presets", "page.pth"}
+
+
+def test_what_the_reference_does_not_have_is_one_line(folder: Path, pix2pix: Command) -> None:
+    weights(folder, architecture="encoder-decoder")
+    line = pix2pix("export-reference", "G.pth").refusal
+    assert line == "the reference has only the U-Net with transposed convolutions (deconv)"
+    assert not (folder / "G.pth").exists()
+
+
+# --- samples -----------------------------------------------------------------------------------------
+
+
+def test_samples_are_drawn_from_the_pytorch_weights(project: Project, pix2pix: Command) -> None:
+    """Without a project around, at the image's own size, the same for the same seed."""
+    weights(project.folder)
+    images.write_png(project.folder / "a.png", noise(20, 50))
+    said = pix2pix("translate", "a.png", "out", "--samples", "3", "--seed", "7")
+    assert (said.status, said.stdout, said.stderr) == (0, "3 samples of 1 image drawn to out\n", "")
+    names = ["a-1.png", "a-2.png", "a-3.png"]
+    drawn = [images.read_rgb(project.folder / "out" / name) for name in names]
+    assert {file.name for file in (project.folder / "out").iterdir()} == {*names, "a-samples.png"}
+    assert [picture.shape for picture in drawn] == [(20, 50, 3)] * 3
+    assert not np.array_equal(drawn[0], drawn[1])
+    model = ["--model", "models/generator.safetensors"]
+    for seed, same in (("7", True), ("8", False)):
+        pix2pix("translate", "a.png", f"again{seed}", "--samples", "3", "--seed", seed, *model)
+        again = [images.read_rgb(project.folder / f"again{seed}" / name) for name in names]
+        assert all(map(np.array_equal, again, drawn)) is same
+
+
+def test_samples_that_cannot_be_drawn_are_one_line(project: Project, pix2pix: Command) -> None:
+    images.write_png(project.folder / "a.png", noise(20, 30))
+    arguments = ["translate", "a.png", "out", "--samples", "2"]
+    line = pix2pix(*arguments).refusal
+    assert line == "models/generator.safetensors: not found; `dvc repro train` makes it"
+    weights(project.folder, dropout_blocks=())
+    assert "has no dropout, so every sample would be the same" in pix2pix(*arguments).refusal
+    project.make("a", 0.2)
+    line = pix2pix(*arguments, "--model", "models/generator.onnx").refusal
+    assert line.startswith("models/generator.onnx: is not a generator of this project")
+    weights(project.folder)
+    line = pix2pix("translate", "a.png", "b.png", "--samples", "2").refusal
+    assert line == "b.png: names a file, but --samples writes several; give a folder"
+    assert not (project.folder / "out").exists()
 
 
 # --- ui ----------------------------------------------------------------------------------------------

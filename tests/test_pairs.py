@@ -646,7 +646,7 @@ def test_the_report_has_what_became_of_every_file(tmp_path: Path) -> None:
     }
     assert (report["image_px"], report["load_px"], report["split_rule"]) == (32, 36, "by name")
     assert report["source_sizes"] == {"40×40": 11, "40×50": 1}
-    assert report["rejects"] == [{"file": "x.png", "reason": "is empty"}]
+    assert report["rejects"] == {"x.png": "is empty"}
 
 
 def test_the_geometry_comes_back_as_it_was_written(tmp_path: Path) -> None:

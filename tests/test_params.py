@@ -91,6 +91,21 @@ def test_a_number_may_be_written_in_any_way(tmp_path: Path, written: str, lr: fl
         ("train.threads", 1),
         ("model.dropout_blocks", []),
         ("model.dropout_blocks", [6]),
+        ("model.architecture", "unet"),
+        ("model.architecture", "encoder-decoder"),
+        ("model.upsample", "deconv"),
+        ("model.upsample", "resize"),
+        ("model.conditional", True),
+        ("model.conditional", False),
+        ("model.discriminator_layers", 0),
+        ("model.discriminator_layers", 5),
+        ("train.gan_loss", "bce"),
+        ("train.gan_loss", "lsgan"),
+        ("train.gan_loss", "hinge"),
+        ("train.gan_loss", "none"),
+        ("train.lambda_l1", 0),
+        ("train.on_collapse", "warn"),
+        ("train.on_collapse", "stop"),
         ("prepare.image_px", 32),
         ("prepare.image_px", 4096),
         ("dataset.sha256", "0" * 64),
@@ -226,6 +241,16 @@ def test_every_missing_key_is_named(key: str) -> None:
         ("model.dropout_blocks", [1, True], "a whole number"),
         ("model.dropout_blocks", [0], "greater than or equal to 1"),
         ("model.norm", {"instance": 1}, "'instance' or 'batch'"),
+        ("model.norm", "running", "'instance' or 'batch'"),
+        ("model.architecture", "resnet", "'unet' or 'encoder-decoder'"),
+        ("model.upsample", "bilinear", "'deconv' or 'resize'"),
+        ("model.conditional", "yes", "true or false"),
+        ("model.conditional", 1, "true or false"),
+        ("model.discriminator_layers", -1, "greater than or equal to 0"),
+        ("model.discriminator_layers", 6, "less than or equal to 5"),
+        ("train.gan_loss", "wgan", "'bce', 'lsgan', 'hinge' or 'none'"),
+        ("train.gan_loss", None, "'bce', 'lsgan', 'hinge' or 'none'"),
+        ("train.on_collapse", "ignore", "'warn' or 'stop'"),
         ("export.opset", 19, "greater than or equal to 20"),
         ("registry.model_name", "a:b", "a text that matches '^[^/:]+$'"),
         ("run.tracking", "yes", "true or false"),
@@ -293,6 +318,22 @@ def test_discriminator_layers_are_refused_exactly_when_no_patch_is_left(image_px
             f"model.discriminator_layers = {layers}: leaves no patch at {image_px} px; "
             "use fewer layers or larger images"
         )
+
+
+@pytest.mark.parametrize("image_px", [32, 96, 256])
+def test_the_pixel_discriminator_fits_every_size(image_px: int) -> None:
+    values = with_value("prepare.image_px", image_px)
+    values["model"] |= {"discriminator_layers": 0, "dropout_blocks": []}
+    assert validate(values, "params.yaml").model.discriminator_layers == 0
+
+
+@pytest.mark.parametrize("lambda_l1", [0, 0.0])
+def test_a_training_without_any_loss_is_refused(lambda_l1: float) -> None:
+    values = with_value("train.gan_loss", "none")
+    values["train"]["lambda_l1"] = lambda_l1
+    assert line_for(values) == "train.lambda_l1 = 0.0: with train.gan_loss = none leaves no loss"
+    values["train"]["lambda_l1"] = 0.1
+    assert validate(values, "params.yaml").train.gan_loss == "none"
 
 
 @pytest.mark.parametrize(("val_share", "test_share"), [(0.5, 0.5), (1.0, 0.0), (0.0, 1.0), (0.95, 0.1)])

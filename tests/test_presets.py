@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline import presets
+from pix2pix.description import describe
 from pix2pix.errors import UserError
 from pix2pix.params import load, read_yaml
 
@@ -14,6 +16,9 @@ PROJECT = Path(__file__).parents[1]
 COMMITTED = (PROJECT / "params.yaml").read_bytes()
 NAMES = sorted(file.stem for file in (PROJECT / "presets").glob("*.yaml"))
 PARAMS = Path("params.yaml")
+# The published recipes: 256 px, 64 channels in both networks.
+PAPER = ["tutorial", "facades", "maps", "cityscapes", "edges2shoes", "edges2handbags", "night2day"]
+SMALL = ["facades-small", "quickstart"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +50,7 @@ def changed_lines() -> list[str]:
 
 def test_there_is_a_preset_for_every_file() -> None:
     assert presets.names() == NAMES
-    assert "quickstart" in NAMES
+    assert sorted(PAPER + SMALL) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,12 +69,18 @@ def test_the_quickstart_brings_the_committed_file_back_after_any_preset(name: st
     assert PARAMS.read_bytes() == COMMITTED
 
 
-def test_every_preset_sets_the_same_keys_so_that_none_leaves_anything_behind() -> None:
+def test_every_preset_sets_the_same_keys_in_one_order_so_that_none_leaves_anything_behind() -> None:
     keys = {
-        name: {section: sorted(keys) for section, keys in read_yaml(Path(f"presets/{name}.yaml")).items()}
+        name: [(section, list(keys)) for section, keys in read_yaml(Path(f"presets/{name}.yaml")).items()]
         for name in NAMES
     }
-    assert all(keys[name] == keys["quickstart"] for name in NAMES)
+    assert all(keys[name] == keys["facades"] for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_presets_first_line_says_what_it_is(name: str) -> None:
+    first = Path(f"presets/{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ") and len(first) <= 110
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,6 +89,77 @@ def test_a_second_time_changes_nothing(name: str) -> None:
     once = PARAMS.read_bytes()
     assert presets.apply(name) == []
     assert PARAMS.read_bytes() == once
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_registers_under_a_name_of_its_own(name: str) -> None:
+    assert read_yaml(Path(f"presets/{name}.yaml"))["registry"] == {"model_name": f"pix2pix-{name}"}
+
+
+# 4×4 kernels, a scale and a shift for each norm, a bias at each network's end and at the discriminator's
+# start: 7 levels for 128 px, 8 for 256 px, where the counts are the published ones.
+@pytest.mark.parametrize(
+    ("name", "levels", "generator", "discriminator"),
+    [
+        *((name, 8, 54_413_955, 2_768_705) for name in PAPER),
+        ("facades-small", 7, 10_461_507, 176_081),
+        ("quickstart", 7, 2_617_507, 176_081),
+    ],
+)
+def test_the_networks_of_a_preset_have_the_parameters_they_should(
+    name: str, levels: int, generator: int, discriminator: int
+) -> None:
+    presets.apply(name)
+    params = load()
+    with torch.device("meta"):
+        networks = describe(params)
+    assert params.levels == levels
+    assert [network.parameters for network in networks] == [generator, discriminator]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_published_recipes_have_the_papers_networks_and_optimiser(name: str) -> None:
+    presets.apply(name)
+    params = load()
+    assert params.prepare.image_px == 256
+    assert (params.model.architecture, params.model.upsample) == ("unet", "deconv")
+    assert params.model.dropout_blocks == (1, 2, 3)
+    assert (params.model.discriminator_layers, params.model.conditional) == (3, True)
+    train = params.train
+    assert (train.lr, train.beta1, train.gan_loss, train.lambda_l1) == (2e-4, 0.5, "bce", 100)
+    assert params.evaluate.features == "inception-2015-12-05"
+    with torch.device("meta"):
+        generator, discriminator = describe(params)
+    # Multiply-adds of one image, and a 30×30 map of patches.
+    assert generator.multiply_adds == pytest.approx(6.05e9, rel=1e-3)
+    assert discriminator.multiply_adds == pytest.approx(3.20e9, rel=2e-3)
+    assert discriminator.layers[-1].output == (1, 30, 30)
+
+
+def test_the_tutorials_recipe_is_that_of_facades_but_for_the_tutorials_own() -> None:
+    tutorial, facades = (read_yaml(Path(f"presets/{name}.yaml")) for name in ("tutorial", "facades"))
+    different = {
+        f"{section}.{key}": value
+        for section, keys in tutorial.items()
+        for key, value in keys.items()
+        if value != facades[section][key]
+    }
+    assert different == {
+        "prepare.resize_target": "nearest",
+        "train.epochs": 30,
+        "train.decay_share": 0,
+        "train.validate_every": 5,
+        "registry.model_name": "pix2pix-tutorial",
+        "run.checkpoint_every_epochs": 5,
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_killed_training_of_a_preset_loses_little_and_its_last_epoch_is_validated(name: str) -> None:
+    presets.apply(name)
+    params = load()
+    assert params.run.checkpoint_every_epochs <= params.train.epochs / 5
+    assert params.train.epochs % params.train.validate_every == 0
 
 
 def test_only_the_lines_of_changed_values_change_and_comments_stay() -> None:

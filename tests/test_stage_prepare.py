@@ -92,7 +92,7 @@ def test_pairs_become_splits_a_report_and_a_picture() -> None:
     assert report()["split_rule"] == "20% val and 20% test, by name"
     assert (report()["dataset"], report()["direction"]) == ("own", "AtoB")
     assert report()["source_sizes"] == {"32×40": 40}
-    assert report()["rejects"] == []
+    assert report()["rejects"] == {}
     assert sorted(path.name for path in Path("data").iterdir()) == ["pairs", "raw"]
     assert sorted(path.name for path in Path("reports").iterdir()) == ["data.json", "data.png"]
 
@@ -159,8 +159,8 @@ def test_a_few_unusable_pairs_are_named_and_the_rest_prepared(caplog: pytest.Log
     images.write_png(RAW / "odd.png", both(0)[:, :63])
     with caplog.at_level(logging.INFO):
         prepare(params(max_bad_share=0.05))
-    assert [reject["file"] for reject in report()["rejects"]] == ["007.png", "odd.png"]
-    reasons = [reject["reason"] for reject in report()["rejects"]]
+    assert list(report()["rejects"]) == ["007.png", "odd.png"]
+    reasons = list(report()["rejects"].values())
     assert reasons[0].startswith("does not decode (")
     assert reasons[1] == "has an odd width of 63 px, so it has no two equal halves"
     assert sum(split["pairs"] for split in report()["splits"].values()) == 39
@@ -174,9 +174,7 @@ def test_files_that_are_no_pairs_count_as_unusable_and_hidden_ones_do_not() -> N
     (RAW / "A" / "lonely.png").write_bytes((RAW / "A" / "000.png").read_bytes())
     (RAW / "A" / "._000.png").write_bytes(b"left by a Mac")
     prepare(params(max_bad_share=0.05))
-    assert report()["rejects"] == [
-        {"file": "A/lonely.png", "reason": "has no partner of the same name in B/"}
-    ]
+    assert report()["rejects"] == {"A/lonely.png": "has no partner of the same name in B/"}
     assert (
         refusal(params(max_bad_share=0))
         == "data/raw/A/lonely.png: has no partner of the same name in B/; 1 of 31 pairs are unusable, "

@@ -2,21 +2,35 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from pix2pix import losses, training
+from pix2pix import collapse, training
 from pix2pix.checkpoint import CheckpointFolder, GeneratorConfig
 from pix2pix.discriminator import Discriminator
 from pix2pix.generator import Generator
 from pix2pix.pair_set import PairSet
 from pix2pix.params import Model, Train
-from pix2pix.training import Finished, LossPoint, State, Validated, fit, learning_rate, training_step
+from pix2pix.training import (
+    Collapsed,
+    Finished,
+    LossPoint,
+    Objective,
+    State,
+    Validated,
+    Warned,
+    fit,
+    learning_rate,
+    training_step,
+)
 
 CPU = torch.device("cpu")
 MODEL = Model(
@@ -29,7 +43,7 @@ MODEL = Model(
     discriminator_layers=1,
     conditional=True,
 )
-OBJECTIVE = training.Objective("bce", 100.0, conditional=True)
+OBJECTIVE = Objective("bce", 100.0, conditional=True)
 CONFIG = GeneratorConfig(
     levels=5,
     channels=2,
@@ -71,20 +85,27 @@ def pair_set(count: int, side: int, seed: int = 0) -> PairSet:
     return PairSet(tuple(map(str, range(count))), inputs, 255 - inputs, "digest")
 
 
-def run(
+def run(*arguments: Any, **options: Any) -> list[training.Event]:
+    """All events of a training; see `events`."""
+    return list(events(*arguments, **options))
+
+
+def events(
     folder: Path,
     train: Train,
     stop_at: int | None = None,
     on_state: Callable[[State], None] | None = None,
     checkpoint_every: int = 1,
-) -> list[training.Event]:
+    model: Model = MODEL,
+) -> Iterator[training.Event]:
     """Train on a few pairs; optionally ask to stop once a step is reached."""
-    state = training.new_state(CONFIG, MODEL, train, CPU)
+    shape = {name: getattr(model, name) for name in ("architecture", "upsample", "norm", "dropout_blocks")}
+    state = training.new_state(replace(CONFIG, **shape), model, train, CPU)
     if on_state:
         on_state(state)
-    events = fit(
+    return fit(
         state,
-        MODEL,
+        model,
         train,
         pair_set(4, 36),
         pair_set(3, 32, seed=9),
@@ -95,12 +116,11 @@ def run(
         log_every_steps=2,
         stop_requested=lambda: stop_at is not None and state.step >= stop_at,
     )
-    return list(events)
 
 
-def finished(events: list[training.Event]) -> Finished:
-    assert isinstance(events[-1], Finished)
-    return events[-1]
+def finished(seen: list[training.Event]) -> Finished:
+    assert isinstance(seen[-1], Finished)
+    return seen[-1]
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -139,21 +159,53 @@ def test_fresh_weights_have_adversarial_losses_near_ln_2() -> None:
     assert means == pytest.approx([math.log(2) + 1.7 / 8] * 3, abs=0.35)
 
 
-def test_one_shared_pass_updates_both_networks_as_separate_passes_do(networks: tuple) -> None:
+# Written out once more: G's loss on the fake's logits, D's on the real's and on the fake's.
+ADVERSARIAL: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
+    "bce": (
+        lambda fake: F.softplus(-fake).mean(),
+        lambda real: F.softplus(-real).mean(),
+        lambda fake: F.softplus(fake).mean(),
+    ),
+    "lsgan": (
+        lambda fake: (fake - 1).square().mean(),
+        lambda real: (real - 1).square().mean(),
+        lambda fake: fake.square().mean(),
+    ),
+    "hinge": (
+        lambda fake: -fake.mean(),
+        lambda real: (1 - real).clamp(min=0).mean(),
+        lambda fake: (1 + fake).clamp(min=0).mean(),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ADVERSARIAL)
+@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize("lambda_l1", [100.0, 0.0])
+def test_one_shared_pass_updates_both_networks_as_separate_passes_do(
+    networks: tuple, kind: str, conditional: bool, lambda_l1: float
+) -> None:
     """In float64, against losses and gradients written out one network at a time."""
     generator, discriminator, source, target = networks
+    if not conditional:
+        discriminator = Discriminator(in_channels=3, channels=4, layers=2).double()
     g_twin, d_twin = copy.deepcopy(generator), copy.deepcopy(discriminator)
     ours = [torch.optim.Adam(net.parameters(), lr=1e-3, fused=True) for net in (generator, discriminator)]
     theirs = [torch.optim.Adam(net.parameters(), lr=1e-3) for net in (g_twin, d_twin)]
-    for _ in range(5):
-        values = training_step(generator, discriminator, *ours, source, target, OBJECTIVE)
+    wants_real, judges_real, judges_fake = ADVERSARIAL[kind]
+
+    def seen(image: Tensor) -> Tensor:
+        return d_twin(torch.cat([source, image], 1) if conditional else image)
+
+    objective = Objective(kind, lambda_l1, conditional)
+    for _ in range(3):
+        values = training_step(generator, discriminator, *ours, source, target, objective)
 
         output = g_twin(source)
-        g_adversarial = losses.generator_adversarial("bce", d_twin(torch.cat([source, output], 1)))
-        g_l1 = losses.l1(output, target)
-        g_gradients = torch.autograd.grad(g_adversarial + 100 * g_l1, list(g_twin.parameters()))
-        d_real = losses.discriminator_loss("bce", d_twin(torch.cat([source, target], 1)), real=True)
-        d_fake = losses.discriminator_loss("bce", d_twin(torch.cat([source, output.detach()], 1)), real=False)
+        g_adversarial = wants_real(seen(output))
+        g_l1 = (output - target).abs().mean()
+        g_gradients = torch.autograd.grad(g_adversarial + lambda_l1 * g_l1, list(g_twin.parameters()))
+        d_real, d_fake = judges_real(seen(target)), judges_fake(seen(output.detach()))
         d_gradients = torch.autograd.grad(d_real + d_fake, list(d_twin.parameters()))
         for net, gradients, optimizer in zip(
             (g_twin, d_twin), (g_gradients, d_gradients), theirs, strict=True
@@ -165,6 +217,54 @@ def test_one_shared_pass_updates_both_networks_as_separate_passes_do(networks: t
     for net, twin in ((generator, g_twin), (discriminator, d_twin)):
         for weight, other in zip(net.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(weight, other, rtol=0, atol=1e-10)
+
+
+def test_without_an_adversarial_loss_a_step_is_one_of_l1_and_leaves_the_discriminator(
+    networks: tuple,
+) -> None:
+    generator, discriminator, source, target = networks
+    twin, before = copy.deepcopy(generator), copy.deepcopy(discriminator.state_dict())
+    ours = [torch.optim.Adam(net.parameters(), lr=1e-3) for net in (generator, discriminator)]
+    theirs = torch.optim.Adam(twin.parameters(), lr=1e-3)
+    for _ in range(3):
+        values = training_step(
+            generator, discriminator, *ours, source, target, Objective("none", 7.0, conditional=True)
+        )
+        theirs.zero_grad()
+        l1 = (twin(source) - target).abs().mean()
+        (7.0 * l1).backward()
+        theirs.step()
+        torch.testing.assert_close(values, torch.stack([0 * l1, l1, 0 * l1, 0 * l1]))
+        assert not values.requires_grad
+    for weight, other in zip(generator.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(weight, other, rtol=0, atol=1e-10)
+    assert equal(discriminator.state_dict(), before)
+    assert all(weight.grad is None for weight in discriminator.parameters())
+    assert not ours[1].state
+
+
+def test_without_an_adversarial_loss_the_discriminator_is_not_even_asked(networks: tuple) -> None:
+    generator, _, source, target = networks
+    optimizer = torch.optim.Adam(generator.parameters())
+    nobody: Any = nn.Module()
+    values = training_step(
+        generator, nobody, optimizer, optimizer, source, target, Objective("none", 1.0, conditional=False)
+    )
+    assert float(values[1]) > 0
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("lsgan", (1, 1, 0)), ("hinge", (0, 1, 1))])
+def test_first_losses_of_a_discriminator_that_says_nothing(
+    networks: tuple, kind: str, expected: tuple[float, ...]
+) -> None:
+    generator, discriminator, source, target = networks
+    with torch.no_grad():
+        discriminator.last.weight.zero_()
+    optimizers = [torch.optim.Adam(net.parameters()) for net in (generator, discriminator)]
+    values = training_step(
+        generator, discriminator, *optimizers, source, target, Objective(kind, 100.0, conditional=True)
+    )
+    assert values[[0, 2, 3]].tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_generator_is_drawn_to_the_target_by_lambda(networks: tuple) -> None:
@@ -261,24 +361,24 @@ def test_how_often_is_logged_and_checkpointed_does_not_change_the_result(tmp_pat
 
 
 def test_validation_comes_every_few_epochs_and_at_the_end(tmp_path: Path) -> None:
-    events = run(tmp_path, recipe(epochs=5, validate_every=2))
-    validations = [event for event in events if isinstance(event, Validated)]
+    seen = run(tmp_path, recipe(epochs=5, validate_every=2))
+    validations = [event for event in seen if isinstance(event, Validated)]
     assert [event.epoch for event in validations] == [2, 4, 5]
     assert validations[0].outputs.shape == validations[0].inputs.shape == (2, 32, 32, 3)
     assert validations[0].outputs.dtype == np.uint8
-    assert finished(events).validation_rows == [[e.step, e.epoch, e.l1] for e in validations]
+    assert finished(seen).validation_rows == [[e.step, e.epoch, e.l1] for e in validations]
 
 
 def test_validation_l1_is_that_of_the_pixels_a_user_gets(tmp_path: Path) -> None:
-    events = run(tmp_path, recipe(sample_images=3))
-    last = next(event for event in reversed(events) if isinstance(event, Validated))
+    seen = run(tmp_path, recipe(sample_images=3))
+    last = next(event for event in reversed(seen) if isinstance(event, Validated))
     difference = np.abs(last.outputs.astype(int) - last.targets.astype(int)) / 255
     assert last.l1 == pytest.approx(difference.mean(), rel=1e-6)
 
 
 def test_keep_best_ships_the_epoch_with_the_lowest_validation_l1(tmp_path: Path) -> None:
-    events = run(tmp_path, recipe(epochs=6, lr=0.1, decay_share=0.0, keep="best"))
-    done = finished(events)
+    seen = run(tmp_path, recipe(epochs=6, lr=0.1, decay_share=0.0, keep="best"))
+    done = finished(seen)
     curve = {row[1]: row[2] for row in done.validation_rows}
     best = min(curve, key=lambda epoch: curve[epoch])
     assert done.epoch == best != 6, "the recipe must make the last epoch worse, or this proves nothing"
@@ -316,5 +416,177 @@ def test_live_losses_are_means_over_their_own_window(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch", [3, 4, 7])
 def test_a_last_small_batch_is_used_too(tmp_path: Path, batch: int) -> None:
-    events = run(tmp_path, recipe(epochs=1, batch=batch, losses_every=1))
-    assert len(finished(events).loss_rows) == math.ceil(4 / batch)
+    seen = run(tmp_path, recipe(epochs=1, batch=batch, losses_every=1))
+    assert len(finished(seen).loss_rows) == math.ceil(4 / batch)
+
+
+# --- the ablations -----------------------------------------------------------------------------------
+
+
+ABLATIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"architecture": "encoder-decoder"}, {}),
+    ({"upsample": "resize"}, {}),
+    ({"dropout_blocks": ()}, {}),
+    ({"norm": "batch"}, {"batch": 2}),
+    ({}, {"batch": 2}),
+    ({"conditional": False}, {}),
+    ({"discriminator_layers": 0}, {}),
+    ({"discriminator_layers": 2}, {}),
+    ({}, {"gan_loss": "lsgan"}),
+    ({}, {"gan_loss": "hinge"}),
+    ({}, {"gan_loss": "none"}),
+    ({}, {"lambda_l1": 0.0}),
+    ({}, {"lambda_l1": 10.0}),
+]
+
+
+def test_every_parameter_of_an_ablation_changes_what_is_trained(tmp_path: Path) -> None:
+    trained = []
+    for number, (model, train) in enumerate(ABLATIONS):
+        done = finished(run(tmp_path / str(number), recipe(epochs=1, **train), model=changed(model)))
+        assert all(torch.isfinite(weight).all() for weight in done.state.values())
+        trained.append(done)
+    for first in range(len(trained)):
+        for second in range(first):
+            assert not equal(trained[first].state, trained[second].state), (
+                ABLATIONS[first],
+                ABLATIONS[second],
+            )
+
+
+def changed(model: dict[str, Any]) -> Model:
+    return Model.model_validate(MODEL.model_dump() | model)
+
+
+@pytest.mark.parametrize(("conditional", "channels"), [(True, 6), (False, 3)])
+def test_an_unconditional_discriminator_is_built_for_the_output_alone(
+    conditional: bool, channels: int
+) -> None:
+    state = training.new_state(CONFIG, changed({"conditional": conditional}), recipe(), CPU)
+    assert state.discriminator.convs[0].in_channels == channels
+    pixels = training.new_state(CONFIG, changed({"discriminator_layers": 0}), recipe(), CPU)
+    assert pixels.discriminator.receptive_field_px == 1
+
+
+def test_a_training_by_l1_alone_writes_zeros_for_what_it_does_not_have(tmp_path: Path) -> None:
+    states: list[State] = []
+    train = recipe(gan_loss="none", losses_every=2)
+    done = finished(run(tmp_path, train, on_state=states.append))
+    assert [row[2:6:2] + row[5:6] for row in done.loss_rows] == [[0.0, 0.0, 0.0]] * 6
+    assert all(row[3] > 0 for row in done.loss_rows)
+    fresh = training.new_state(CONFIG, MODEL, train, CPU)
+    assert equal(states[0].discriminator.state_dict(), fresh.discriminator.state_dict())
+    assert not equal(states[0].generator.state_dict(), fresh.generator.state_dict())
+
+
+@pytest.mark.parametrize("train", [{"gan_loss": "none"}, {"gan_loss": "hinge", "lambda_l1": 0.0}], ids=str)
+def test_an_interrupted_ablation_ends_as_if_it_had_never_stopped(
+    tmp_path: Path, train: dict[str, Any]
+) -> None:
+    model = changed({"architecture": "encoder-decoder", "conditional": False})
+    whole = finished(run(tmp_path / "whole", recipe(**train), model=model))
+    with pytest.raises(training.Interrupted):
+        run(tmp_path / "cut", recipe(**train), stop_at=5, model=model)
+    rest = finished(run(tmp_path / "cut", recipe(**train), model=model))
+    assert equal(rest.state, whole.state)
+    assert rest.loss_rows == whole.loss_rows
+
+
+# --- collapse ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def won(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any loss of the discriminator is low, and four steps of it are long; outputs never alike."""
+    monkeypatch.setattr(collapse, "WON_STEPS", 4)
+    monkeypatch.setattr(collapse, "WON_LOSS", 1e9)
+    monkeypatch.setattr(collapse, "ALIKE_SHARE", 0.0)
+
+
+def warnings(seen: list[training.Event]) -> list[int]:
+    return [event.step for event in seen if isinstance(event, Warned)]
+
+
+@pytest.mark.parametrize(("every", "step"), [(1, 4), (2, 4), (3, 6), (5, 5)])
+def test_a_discriminator_that_has_won_is_warned_of_once_and_the_training_goes_on(
+    won: None, tmp_path: Path, every: int, step: int
+) -> None:
+    seen = run(tmp_path, recipe(losses_every=every))
+    assert warnings(seen) == [step]
+    message = next(event.message for event in seen if isinstance(event, Warned))
+    assert message.startswith(f"step {step}: the discriminator's losses have been below")
+    assert finished(seen).loss_rows[-1][0] == 12
+
+
+def test_a_warning_changes_no_weight(won: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warned = run(tmp_path / "warned", recipe(losses_every=2))
+    monkeypatch.setattr(collapse, "WON_LOSS", 0.0)
+    healthy = run(tmp_path / "healthy", recipe(losses_every=2))
+    assert (warnings(warned), warnings(healthy)) == ([4], [])
+    assert equal(finished(warned).state, finished(healthy).state)
+
+
+@pytest.mark.parametrize(("stop_at", "before", "after"), [(3, [], [4]), (5, [4], []), (4, [4], [])])
+def test_a_resumed_training_warns_at_the_same_step_and_not_again(
+    won: None, tmp_path: Path, stop_at: int, before: list[int], after: list[int]
+) -> None:
+    train, seen = recipe(losses_every=2), []
+    with pytest.raises(training.Interrupted):
+        for event in events(tmp_path, train, stop_at=stop_at):
+            seen.append(event)
+    assert warnings(seen) == before
+    assert warnings(run(tmp_path, train)) == after
+
+
+def test_a_training_that_is_told_to_stops_at_the_first_sign(won: None, tmp_path: Path) -> None:
+    train, seen = recipe(losses_every=3, on_collapse="stop"), []
+    for _ in range(2):
+        seen.clear()
+        with pytest.raises(Collapsed) as collapsed:
+            for event in events(tmp_path, train):
+                seen.append(event)
+        line = str(collapsed.value)
+        assert "\n" not in line
+        assert line.startswith("training: step 6: the discriminator's losses")
+        assert "train.on_collapse" in line
+        assert warnings(seen) == [6]
+    assert seen[0] == training.Started(4, 1, 12), "it went on from its checkpoint, and met the sign again"
+
+
+def test_without_an_adversarial_loss_no_discriminator_can_win(won: None, tmp_path: Path) -> None:
+    assert warnings(run(tmp_path, recipe(gan_loss="none", losses_every=1))) == []
+
+
+def deaf(state: State) -> None:
+    """The generator's last layer gives the same picture whatever it is given."""
+    nn.init.zeros_(state.generator.up[-1].conv.weight)
+
+
+def test_outputs_that_ignore_their_inputs_are_warned_of_after_the_validation_that_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.collapse, "SETTLED_STEPS", 0)
+    seen = run(tmp_path, recipe(epochs=1, lr=1e-9), on_state=deaf)
+    assert warnings(seen) == [4]
+    order = [type(event) for event in seen]
+    assert order.index(Warned) == order.index(Validated) + 1
+    message = next(event.message for event in seen if isinstance(event, Warned))
+    assert message.startswith("step 4: outputs for different inputs differ by 0.0%")
+
+
+def test_outputs_that_ignore_their_inputs_stop_a_training_that_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.collapse, "SETTLED_STEPS", 0)
+    with pytest.raises(Collapsed, match=r"^training: step 4: outputs for different inputs differ by 0\.0%"):
+        run(tmp_path, recipe(lr=1e-9, on_collapse="stop"), on_state=deaf)
+    assert not (tmp_path / "f" / "checkpoint.pt").exists(), "no checkpoint after the sign"
+
+
+def test_outputs_that_follow_their_inputs_are_not_warned_of(tmp_path: Path) -> None:
+    def loud(state: State) -> None:
+        with torch.no_grad():
+            state.generator.up[-1].conv.weight.mul_(30)
+
+    assert warnings(run(tmp_path, recipe(on_collapse="stop"), on_state=loud)) == []

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from registry_fixtures import CHAMPION_URI, Project, noise
 
-from pipeline.translation import plan, translate
+from pipeline.translation import draw, plan, translate
 from pix2pix import images
 from pix2pix.errors import UserError
-from pix2pix.images import read_rgb
+from pix2pix.images import Pixels, read_rgb
 from pix2pix.translator import Translator
 
 pytest_plugins = ["registry_fixtures"]
@@ -173,3 +173,79 @@ def test_a_registered_model_translates_like_its_file(champion: Project) -> None:
     pictures("in/a.png")
     assert translate([Path("in")], Path("out"), CHAMPION_URI) == 1
     assert np.array_equal(read_rgb(Path("out/a.png")), Translator(champion.model)(noise(20, 30)))
+
+
+# --- drawing samples ---------------------------------------------------------------------------------
+
+
+def brighter(image: Pixels, samples: int, seed: int) -> Pixels:
+    """Stands for a sampler: samples that tell their image, number and seed."""
+    return np.stack([image // 4 + 10 * number + seed for number in range(1, samples + 1)]).astype(np.uint8)
+
+
+def test_samples_are_numbered_files_and_one_picture_of_all(place: Path) -> None:
+    pictures("in/a.png", "in/deep/b.jpg")
+    assert draw([Path("in")], Path("out"), brighter, 3, 7) == 2
+    assert files("out") == {
+        *("a-1.png", "a-2.png", "a-3.png", "a-samples.png"),
+        *("deep/b-1.png", "deep/b-2.png", "deep/b-3.png", "deep/b-samples.png"),
+    }
+    for source, target in (("in/a.png", "out/a"), ("in/deep/b.jpg", "out/deep/b")):
+        expected = brighter(read_rgb(Path(source)), 3, 7)
+        for number in (1, 2, 3):
+            assert np.array_equal(read_rgb(Path(f"{target}-{number}.png")), expected[number - 1])
+
+
+def test_the_picture_of_all_samples_is_labelled_and_shows_the_input_first(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures("a.png")
+    grids = []
+
+    def spied(columns: list[str], rows: list[list[Pixels]], names: list[str], title: str) -> Pixels:
+        grids.append((columns, rows, names, title))
+        return original(columns, rows, names, title=title)
+
+    original = images.labelled_grid
+    monkeypatch.setattr(images, "labelled_grid", spied)
+    draw([Path("a.png")], Path("out"), brighter, 2, 5)
+    ((columns, (row,), names, title),) = grids
+    assert columns == ["input", "sample 1", "sample 2"]
+    assert (names, title) == (["a"], "2 samples, seed 5")
+    shown = read_rgb(Path("a.png"))
+    for given, expected in zip(row, [shown, *brighter(shown, 2, 5)], strict=True):
+        assert np.array_equal(given, expected)
+    expected = original(columns, [row], names, title=title)
+    assert np.array_equal(read_rgb(Path("out/a-samples.png")), expected)
+
+
+def test_one_sample_is_a_picture_too(place: Path) -> None:
+    pictures("a.jpg")
+    assert draw([Path("a.jpg")], Path("out"), brighter, 1, 1) == 1
+    assert files("out") == {"a-1.png", "a-samples.png"}
+
+
+def test_several_samples_do_not_fit_a_file(place: Path) -> None:
+    pictures("a.png")
+    for name in ("out.png", "new/out.JPG"):
+        with pytest.raises(UserError) as caught:
+            draw([Path("a.png")], Path(name), brighter, 2, 1)
+        assert str(caught.value) == f"{name}: names a file, but --samples writes several; give a folder"
+    assert files(".") == {"a.png"}
+
+
+def test_the_plan_is_checked_before_anything_is_drawn(place: Path) -> None:
+    pictures("in/a.jpg", "in/a.png")
+    with pytest.raises(UserError, match="would both become"):
+        draw([Path("in")], Path("out"), brighter, 2, 1)
+    with pytest.raises(UserError, match=r"^none: no such file or folder$"):
+        draw([Path("none")], Path("out"), brighter, 2, 1)
+    assert not Path("out").exists()
+
+
+def test_an_unreadable_image_stops_no_other_from_being_drawn(place: Path) -> None:
+    pictures("in/a.png", "in/c.png")
+    Path("in/b.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"^2 of 3 images translated; not: in/b\.png does not decode"):
+        draw([Path("in")], Path("out"), brighter, 1, 1)
+    assert files("out") == {"a-1.png", "a-samples.png", "c-1.png", "c-samples.png"}

@@ -90,7 +90,7 @@ class Project:
         stages = YAML(typ="safe").load((self.root / "dvc.yaml").read_text())["stages"]
         files: dict[str, bytes] = {}
         for stage in stages.values():
-            for out in [*stage["outs"], *stage.get("metrics", [])]:
+            for out in [*stage["outs"], *stage.get("metrics", []), *stage.get("plots", [])]:
                 path = self.root / (next(iter(out)) if isinstance(out, dict) else out)
                 for file in [path] if path.is_file() else sorted(path.rglob("*")):
                     if file.is_file():

@@ -151,8 +151,27 @@ def test_a_typo_in_a_key_is_refused_by_name_and_nothing_is_lost(project: Project
     assert quietly.returncode == 2
     assert quietly.stderr == "error: params.yaml: train.lrr: unknown key; did you mean train.lr?\n"
     project.run("git", "checkout", "params.yaml")
-    project.dvc("repro")
+    # dvc had removed what training made; it is restored, and nothing runs.
+    assert project.ran(project.dvc("repro")) == []
     assert project.outputs() == before
+
+
+def test_what_ran_before_is_restored_in_a_worktree_and_after_going_back(
+    project: Project, tmp_path: Path
+) -> None:
+    before = project.outputs()
+    project.set(train={"lr": 0.001})
+    project.dvc("repro", "train")
+    project.run("git", "checkout", "params.yaml", "dvc.lock", "reports")
+    assert project.ran(project.dvc("repro")) == []
+    assert project.outputs() == before
+    project.run("git", "worktree", "add", "-q", "--detach", str(tmp_path / "tree"))
+    tree = Project(tmp_path / "tree", project.data)
+    tree.dvc("config", "--local", "cache.dir", str(project.root / ".dvc" / "cache"))
+    # Also where the lock says nothing.
+    (tree.root / "dvc.lock").unlink()
+    assert tree.ran(tree.dvc("repro")) == []
+    assert tree.outputs() == before
 
 
 # --- the same bytes ----------------------------------------------------------------------------------

@@ -1,0 +1,40 @@
+"""The exported file against PyTorch's training-mode inference, which is how the reference tests."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from pix2pix import onnx_export
+from pix2pix.generator import Generator
+from pix2pix.params import unet_levels
+
+from .alternating import Comparison, alternate
+
+
+def compare(*, px: int, channels: int, batch: int, threads: int, rounds: int) -> Comparison:
+    """Both in turns on the CPU: pixels in and pixels out for the file, float tensors for PyTorch."""
+    torch.manual_seed(0)
+    generator = Generator(levels=unet_levels(px), channels=channels, norm="batch")
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, px, px, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "generator.onnx"
+        onnx_export.export(path, generator, in_channels=3, opset=20, metadata={})
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Spinning threads of one would take the other's cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    generator.train()
+
+    @torch.no_grad()
+    def reference() -> None:
+        generator(tensor)
+
+    def exported() -> None:
+        session.run([onnx_export.OUTPUT], {onnx_export.INPUT: pixels})
+
+    return alternate({"PyTorch, training mode": reference, "exported file": exported}, rounds=rounds, calls=3)
