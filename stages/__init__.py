@@ -19,6 +19,8 @@ def _begin() -> None:
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl.h
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    # Ctrl-C during the imports is no bug and deserves no traceback; `runner.run` takes over from here.
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
 
 
 # Only where a stage is run, as dvc does; a test or benchmark that imports one keeps its own life.

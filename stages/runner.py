@@ -29,6 +29,7 @@ def run(stage: Callable[[Params], None]) -> None:
     for name in ("alembic", "mlflow", "torch", "onnxscript", "onnx_ir", "urllib3", "PIL"):
         logging.getLogger(name).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _raise_stopped)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     status = 1
     try:
         stage(load())
