@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from .errors import UserError
-from .files import atomic_file, sha256_file, sha256_json
+from .files import atomic_file, named_failure, sha256_file, sha256_json, write_text
 from .generator import Generator
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def save_generator(path: Path, state: Mapping[str, Tensor], config: GeneratorCon
     metadata = {"config": json.dumps(asdict(config), sort_keys=True)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_file(path) as partial:
-        safetensors.torch.save_file(tensors, partial, metadata)
+        # Not by its save_file, whose error for a full disk is not the system's.
+        partial.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
 def load_generator(path: Path) -> tuple[Generator, GeneratorConfig]:
@@ -124,6 +125,24 @@ def code_sha256() -> str:
     return sha256_json(files)
 
 
+class _Recorder:
+    """A file that remembers why a write failed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 class CheckpointFolder:
     """Where one training keeps its state, named by the fingerprint of all that decides its bits.
 
@@ -132,7 +151,8 @@ class CheckpointFolder:
 
     def __init__(self, root: Path, fingerprint: str) -> None:
         self.path = root / fingerprint[:FOLDER_NAME_LENGTH]
-        self.path.mkdir(parents=True, exist_ok=True)
+        with named_failure(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / LOCK)
 
     def lock(self) -> None:
@@ -142,14 +162,18 @@ class CheckpointFolder:
             UserError: another training holds it.
         """
         try:
-            self._lock.acquire(timeout=0)
+            with named_failure(self.path):
+                self._lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
                 f"{self.path}: another training with these parameters and data is running "
                 f"({self._holder()}); wait for it or stop it"
             ) from None
+        # What a kill in the middle of a save has left.
+        for partial in self.path.glob(f".{CHECKPOINT}.*"):
+            partial.unlink()
         holder = f"process {os.getpid()} on {socket.gethostname()}"
-        (self.path / HOLDER).write_text(holder, encoding="utf-8")
+        write_text(self.path / HOLDER, holder)
 
     def _holder(self) -> str:
         try:
@@ -159,8 +183,15 @@ class CheckpointFolder:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint, whole or not at all."""
-        with atomic_file(self.path / CHECKPOINT) as partial:
-            torch.save(dict(state), partial)
+        with atomic_file(self.path / CHECKPOINT) as partial, partial.open("wb") as file:
+            recorder = _Recorder(file)
+            try:
+                torch.save(dict(state), recorder)  # type: ignore[arg-type]
+            except RuntimeError:
+                # torch has words of its own for a full disk.
+                if recorder.error:
+                    raise recorder.error from None
+                raise
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The last checkpoint, or None where there is none."""

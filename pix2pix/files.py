@@ -29,7 +29,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise UserError(f"{path}: is a folder, but a file belongs there; move it away")
-    with _named_failure(path):
+    with named_failure(path):
         _make_parent(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)
@@ -56,7 +56,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     place = path.resolve()
     if place.exists() and not place.is_dir():
         raise UserError(f"{path}: is a file, but a folder belongs there; move it away")
-    with _named_failure(path):
+    with named_failure(path):
         _make_parent(place)
         partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
         old = partial.with_name(f"{partial.name}.old")
@@ -107,7 +107,8 @@ def sha256_json(value: Any) -> str:
 
 
 @contextmanager
-def _named_failure(path: Path) -> Iterator[None]:
+def named_failure(path: Path) -> Iterator[None]:
+    """Turn what the disk or its administrator refuses while `path` is written into a UserError."""
     try:
         yield
     except OSError as error:

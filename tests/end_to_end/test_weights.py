@@ -11,7 +11,7 @@ from .conftest import Project, store
 def test_imported_weights_are_measured_exported_and_registered(project: Project) -> None:
     project.dvc("repro")
     said = project.pix2pix("export-reference", "latest_net_G.pth").stdout
-    assert "UnetGenerator(num_downs=5)" in said
+    assert "num_downs=5, ngf=2" in said
     state = torch.load(project.root / "latest_net_G.pth", weights_only=True)
     assert state["model.model.0.weight"].shape == (2, 3, 4, 4)
     # Other weights than those that were trained here.
@@ -26,7 +26,6 @@ def test_imported_weights_are_measured_exported_and_registered(project: Project)
     assert len(exported["metadata"]["imported_sha256"]) == 64
     versions = store(project).search_model_versions("name = 'tiny'")
     assert exported["onnx_sha256"] in {version.tags["onnx_sha256"] for version in versions}
-    assert len(versions) == 2
 
 
 def test_samples_of_one_input_differ_and_come_with_a_picture_of_all(project: Project) -> None:
