@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ TINY = {
     "registry": {"model_name": "tiny"},
 }
 NOT_INHERITED = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PIX2PIX_MIRROR", "DVC_ROOT")
+STAGES = ("fetch", "prepare", "train", "evaluate", "export", "register")
 SPLITS = {"train": 8, "val": 2, "test": 8}
 
 
@@ -173,3 +175,41 @@ def own_data(project: Project, tmp_path: Path) -> Project:
 def store(project: Project) -> mlflow.MlflowClient:
     uri = f"sqlite:///{project.root / 'mlflow.db'}"
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+# --- processes -------------------------------------------------------------------------------------
+
+
+def start(project: Project, *command: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        cwd=project.root,
+        env=project.environment(**environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def train(project: Project) -> subprocess.Popen[str]:
+    return start(project, sys.executable, "-m", "stages.train")
+
+
+def wait_for(what: object, seconds: float = 60, every: float = 0.05) -> object:
+    """The first true answer of a question asked again and again."""
+    assert callable(what)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if answer := what():
+            return answer
+        time.sleep(every)
+    raise AssertionError("it did not happen in time")
+
+
+def leftovers(project: Project) -> list[Path]:
+    """What an atomic write that was cut off would have left beside its target."""
+    folders = ("data", "models", "reports")
+    return [
+        path for folder in folders for path in (project.root / folder).glob(".*") if path.name[1:2] != "g"
+    ]

@@ -1,0 +1,80 @@
+"""A file system that is really full: one line, and what was there stays."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import STAGES, Project, leftovers, train, wait_for
+
+
+@pytest.fixture
+def small_disk(project: Project, tmp_path: Path) -> Iterator[Project]:
+    """The project on a file system that can be filled; its caches and temporary files elsewhere."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this system mounts no tmpfs for this user")
+    try:
+        shutil.copytree(project.root, place / "project", symlinks=True, ignore=shutil.ignore_patterns(".git"))
+        subprocess.run(["git", "init", "-q"], cwd=place / "project", check=True)
+        yield Project(place / "project", project.data)
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave not a page free."""
+    with (folder / "filler").open("wb", buffering=0) as file:
+        for size in (2**20, 2**12):
+            try:
+                while file.write(bytes(size)) == size:
+                    pass
+            except OSError:
+                continue
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_full_disk_is_one_line_and_what_was_there_stays(
+    small_disk: Project, stage: str, tmp_path: Path
+) -> None:
+    before = small_disk.outputs()
+    fill(small_disk.root)
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    done = small_disk.run(
+        sys.executable, "-m", f"stages.{stage}", ok=False, MLFLOW_TRACKING_URI=store, TMPDIR=str(tmp_path)
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "No space left on device" in errors[0], done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert small_disk.outputs() == before
+    assert not leftovers(small_disk)
+
+
+def test_a_disk_that_fills_up_while_training_keeps_the_checkpoint_before(small_disk: Project) -> None:
+    small_disk.set(
+        train={"epochs": 400, "validate_every": 400},
+        run={"checkpoint_every_epochs": 2, "tracking": False, "progress": "lines"},
+    )
+    process = train(small_disk)
+    (checkpoint,) = wait_for(lambda: list((small_disk.root / ".checkpoints").glob("*/checkpoint.pt")))  # type: ignore[misc]
+    fill(small_disk.root)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 2, said
+    assert "No space left on device" in said and "Traceback" not in said
+    os.unlink(small_disk.root / "filler")  # noqa: PTH108
+    assert checkpoint.stat().st_size > 0
+    again = train(small_disk)
+    assert again.stdout is not None
+    assert any("going on from the checkpoint" in line for line in again.stdout)
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=60)
