@@ -13,8 +13,6 @@ from pix2pix import params as params_file
 from pix2pix.errors import UserError
 from pix2pix.params import Params
 
-from . import registry, summary
-
 CARD = Path("reports/model_card.md")
 # Where a stage says that it began, and with which status it ended: dvc itself only says 255.
 OUTCOME_VARIABLE = "PIX2PIX_OUTCOME_FILE"
@@ -35,6 +33,9 @@ def repro(targets: Sequence[str]) -> str:
         UserError: params.yaml or dataset.source is not usable.
         StageFailed: a stage failed; its line or traceback is on the terminal.
     """
+    # Here, not above: numpy and the registry's other imports would slow down `pix2pix --help`.
+    from . import registry, summary
+
     params = params_file.load()
     _check_source(params)
     run_dvc(["repro", *targets])

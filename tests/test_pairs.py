@@ -481,6 +481,15 @@ def test_an_odd_width_has_no_two_halves(tmp_path: Path, out: Path) -> None:
         prepared(out, pair)
 
 
+def test_a_grayscale_pair_among_colour_is_read_as_colour(tmp_path: Path, out: Path) -> None:
+    grey = np.tile(np.arange(64, dtype=np.uint8), (32, 1))
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    prepare_pair(Pair("grey", None, tmp_path / "grey.png"), out, 32, "AtoB", "nearest", "nearest")
+    source = images.read_rgb(out / "input" / "grey.png")
+    assert source.shape == (32, 32, 3)
+    assert (source == grey[:, :32, None]).all()
+
+
 def test_sides_of_two_sizes_are_refused(tmp_path: Path, out: Path) -> None:
     pair = two_files(tmp_path, noise(32, 32), noise(32, 33))
     with pytest.raises(UnreadableImage, match=r"^its sides differ in size: A 32×32, B 33×32$"):

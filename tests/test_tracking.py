@@ -99,6 +99,14 @@ def test_a_run_holds_the_parameters_the_lineage_and_the_data(project: Project, s
     assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
 
 
+def test_a_sign_of_collapse_is_a_tag_of_the_run(project: Project, store: Path) -> None:
+    project.make("weights", 0.2)
+    with tracking.training_run(project.params(), "f1", DATA) as tracked:
+        tracked.collapsed("step 3000: the discriminator's losses have been below 0.05 for 1000 steps")
+        tracked.finish(digest("weights"))
+    assert the_run().data.tags["collapse"].startswith("step 3000: the discriminator's losses")
+
+
 def test_losses_lie_at_their_steps(project: Project, store: Path) -> None:
     project.make("weights", 0.2)
     train(project, last=4)

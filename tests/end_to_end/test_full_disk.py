@@ -78,3 +78,19 @@ def test_a_disk_that_fills_up_while_training_keeps_the_checkpoint_before(small_d
     assert any("going on from the checkpoint" in line for line in again.stdout)
     again.send_signal(signal.SIGTERM)
     again.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_read_only_file_system_is_one_line(small_disk: Project, stage: str, tmp_path: Path) -> None:
+    before = small_disk.outputs()
+    place = str(small_disk.root.parent)
+    subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    done = small_disk.run(
+        sys.executable, "-m", f"stages.{stage}", ok=False, MLFLOW_TRACKING_URI=store, TMPDIR=str(tmp_path)
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Read-only file system" in errors[0], done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert small_disk.outputs() == before
