@@ -110,7 +110,10 @@ def translate(
             show_default=f"0, which translates; --model is then {WEIGHTS}",
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option(metavar="SEED", min=0, max=2**63 - 1, help="Of the samples.")] = 1,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="SEED", min=0, max=2**63 - 1, help="Of the samples.", show_default="1"),
+    ] = None,
 ) -> None:
     """Translate images at their own size."""
     from . import translation
@@ -121,9 +124,13 @@ def translate(
             raise UserError(f"{model}: is an ONNX file, which cannot be drawn from; give a file.safetensors")
         from pix2pix.sampling import Sampler
 
-        drawn = translation.draw(inputs, output, Sampler(Path(model or WEIGHTS)), samples, seed)
+        drawn = translation.draw(
+            inputs, output, Sampler(Path(model or WEIGHTS)), samples, 1 if seed is None else seed
+        )
         console.print(f"{samples} samples of {_counted(drawn)} drawn to {output}", markup=False)
         return
+    if seed is not None:
+        raise UserError("--seed: has a meaning with --samples only; the exported file is deterministic")
     uri = model or f"models:/{_params().registry.model_name}@champion"
     written = translation.translate(inputs, output, uri)
     console.print(f"{_counted(written)} translated to {output}", markup=False)

@@ -200,7 +200,7 @@ def _judge(client: Any, name: str, version: str, metrics: Mapping[str, Any]) -> 
     if decision.promote and champion is None and _had_champions(client, name):
         decision = gate.Decision(False, "the champion was withdrawn by hand; only a person names the next")
     elif decision.promote and champion is not None and WAS_CHAMPION in known:
-        # It lost its place to a better one or by hand; a run of the schedule must not undo a roll-back.
+        # It lost its place to a better one or by hand; running again must not undo that.
         decision = gate.Decision(
             False, f"it was champion before version {champion}; only a person gives the place back"
         )
@@ -272,6 +272,8 @@ def _split_uri(uri: str) -> tuple[str, str, str]:
     for separator in ("@", "/"):
         name, found, which = rest.partition(separator)
         if uri.startswith("models:/") and name and found and which:
+            if separator == "/" and not (which.isdecimal() and len(which) < 10):
+                raise UserError(f"{uri}: {which[:40]} is no version; expected models:/NAME/NUMBER")
             return name, found, which
     raise UserError(
         f"{uri}: is not a model; expected models:/NAME@ALIAS, models:/NAME/VERSION or a file.onnx"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pix2pix.params import Params, distance_names
+from pix2pix.params import EMBEDDED_NAME, Params, distance_names
 
 from . import tracking
 from .registry import Registered
@@ -28,6 +28,11 @@ def text(params: Params, registered: Registered) -> str:
         change = f"{100 * (model / doing_nothing - 1):+.0f} %" if doing_nothing else ""
         cells = f"{model:10.4g}{doing_nothing:18.4g}{'' if floor is None else format(floor, '.4g'):>10}"
         lines.append(f"  {label:26}{cells}   {note or change}")
+    next_step = (
+        "pix2pix preset facades-small && dvc repro     # the real CMP Facades"
+        if params.dataset.name == EMBEDDED_NAME
+        else "dvc exp run -S train.seed=2                   # an experiment; dvc exp show compares"
+    )
     verb = "registered as" if registered.created else "is"
     lines += [
         "",
@@ -39,6 +44,6 @@ def text(params: Params, registered: Registered) -> str:
         "next      . .venv/bin/activate",
         "          pix2pix translate data/pairs/test/input out   # any images or folders",
         "          make ui                                       # runs, curves and models in a browser",
-        "          pix2pix preset facades-small && dvc repro     # the real CMP Facades",
+        f"          {next_step}",
     ]
     return "\n".join(lines)

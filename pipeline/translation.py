@@ -10,6 +10,7 @@ from pix2pix import images
 from pix2pix.errors import UserError
 from pix2pix.files import atomic_file
 from pix2pix.images import IMAGE_SUFFIXES, Pixels, UnreadableImage
+from pix2pix.params import PARAMS_FILE
 from pix2pix.translator import Translator
 
 from . import registry
@@ -37,7 +38,11 @@ def translate(inputs: Sequence[Path], output: Path, model: str) -> int:
     def write(pixels: Pixels, target: Path) -> None:
         translated = translator(pixels)
         with atomic_file(target) as partial:
-            images.write_image(partial, translated)
+            try:
+                images.write_image(partial, translated)
+            except ValueError as error:
+                # Such as WebP's 16,383 px.
+                raise UserError(f"{target}: cannot hold this image ({error}); write a PNG") from None
 
     return _each(jobs, write)
 
@@ -101,6 +106,9 @@ def _each(jobs: Sequence[tuple[Path, Path]], write: Callable[[Pixels, Path], Non
 
 def plan(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     """Which image goes where: all names are checked before any work."""
+    if PARAMS_FILE.exists() and Path() in (output, *inputs):
+        # What an empty shell variable becomes: every picture in the project, or its folder full of new ones.
+        raise UserError("the project's folder itself is neither input nor output; name a folder in it")
     for path in inputs:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")

@@ -1,1 +1,1 @@
-"""The model and everything it needs. Knows no DVC, Prefect or MLflow and stands alone."""
+"""The model and everything it needs. Knows neither DVC nor MLflow and stands alone."""

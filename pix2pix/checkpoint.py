@@ -84,16 +84,28 @@ def load_generator(path: Path) -> tuple[Generator, GeneratorConfig]:
             fields = json.loads((file.metadata() or {})["config"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         config = GeneratorConfig(**{**fields, "dropout_blocks": tuple(fields["dropout_blocks"])})
+        generator = config.build()
     except FileNotFoundError:
         raise UserError(f"{path}: not found; `dvc repro train` makes it") from None
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: is not a generator of this project ({error})") from None
-    generator = config.build()
-    try:
-        generator.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{path}: weights do not fit their own configuration: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: is not a generator of this project ({_first_line(error)})") from None
+    wanted = {name: tuple(value.shape) for name, value in generator.state_dict().items()}
+    for name in sorted(wanted.keys() | state.keys()):
+        given = tuple(state[name].shape) if name in state else None
+        if given != wanted.get(name):
+            raise UserError(
+                f"{path}: weights do not fit their own configuration: {name} has shape "
+                f"{given}, expected {wanted.get(name)}"
+            )
+    generator.load_state_dict(state)
     return generator.eval(), config
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:150] if lines else type(error).__name__
 
 
 def load_reference_generator(state: Mapping[str, Tensor], statistics: str = "instance") -> Generator:
@@ -200,8 +212,10 @@ class CheckpointFolder:
             return None
         try:
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        except (RuntimeError, EOFError, ValueError, OSError) as error:
-            raise UserError(f"{path}: is damaged ({error}); remove it to start from the beginning") from None
+        # torch has no class of its own for what may be wrong with a file.
+        except Exception as error:
+            reason = _first_line(error)
+            raise UserError(f"{path}: is damaged ({reason}); remove it to start from the beginning") from None
         return state
 
     def remove(self) -> None:

@@ -33,7 +33,7 @@ Progress = Callable[[int, int | None], None]
 
 
 class DownloadError(UserError):
-    """The network failed: the same command may succeed later. Scheduled runs retry on this status alone."""
+    """The network failed: the same command may succeed later, so it has a status of its own."""
 
     exit_status = 3
 

@@ -19,7 +19,7 @@ INCEPTION_URL = (
 )
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 LITE0_SIDE_PX = 224
-# On a CPU the maps of a few images fit the caches; benchmarks/evaluate.py compares batches.
+# On a CPU the maps of a few images fit the caches; `python -m benchmarks features`.
 CPU_BATCH, GPU_BATCH = 4, 64
 
 
@@ -118,7 +118,7 @@ def _fetched_inception() -> Path:
         # TorchScript files are zip archives; a web page in the place of one must not be kept.
         return fetch_file(addresses, name, looks_right=zipfile.is_zipfile)
     except UserError as error:
-        # The network's failures keep their kind, so that a scheduled run tries again.
+        # The network's failures keep their kind, which tells that a later try may succeed.
         raise type(error)(
             f"{error}; or fetch {INCEPTION_URL} elsewhere to {download_folder() / name}, or name the file in "
             "evaluate.features_path, or set evaluate.features to efficientnet-lite0",

@@ -31,7 +31,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: is a folder, but a file belongs there; move it away")
     with named_failure(path):
         _make_parent(path)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        try:
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+                raise UserError(
+                    f"{path}: cannot be written ({error.strerror}); choose another path"
+                ) from None
+            raise
         os.close(handle)
         partial = Path(name)
         try:
@@ -127,6 +134,8 @@ def _make_parent(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{path}: cannot be written; a part of its path is a file, not a folder") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another path") from None
 
 
 def _umask() -> int:

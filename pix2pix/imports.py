@@ -62,7 +62,8 @@ def import_generator(file: Path, statistics: str, params: Params) -> str:
     return (
         f"{GENERATOR}: a U-Net of {shape['levels']} levels, {shape['channels']} channels, "
         f"{shape['in_channels']} → {shape['out_channels']}, {statistics} statistics\n"
-        "next: dvc repro prepare && dvc repro --single-item evaluate export register"
+        "next: dvc repro prepare && dvc repro --single-item evaluate export register\n"
+        "(a plain `dvc repro` puts the generator of params.yaml back)"
     )
 
 

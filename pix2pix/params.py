@@ -123,7 +123,7 @@ class Export(Section):
 class Registry(Section):
     """Where the generator is registered."""
 
-    model_name: str = Field(min_length=1, pattern=r"^[^/:]+$")
+    model_name: str = Field(min_length=1, pattern=r"^[^\s/:@]([^/:@]*[^\s/:@])?$")
 
 
 class Run(Section):

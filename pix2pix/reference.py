@@ -38,9 +38,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     # torch has no class of its own for what may be wrong with a file.
     except Exception as error:
-        reason = str(error).strip().splitlines()
+        # Nor are its words for people: they advise to run what is in the file.
         raise UserError(
-            f"{path}: is not a file of weights ({reason[0][:150] if reason else type(error).__name__})"
+            f"{path}: is not a plain file of weights ({type(error).__name__}); nothing in it was executed"
         ) from None
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: is not a state dict: names to tensors")

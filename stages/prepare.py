@@ -65,6 +65,9 @@ def prepare(params: Params) -> None:
 
 def _refuse_too_many(rejects: list[pairs.Reject], total: int, max_bad_share: float) -> None:
     if rejects and len(rejects) > max_bad_share * total:
+        # No report will name them.
+        for reject in rejects[1:10]:
+            log.warning("unusable: %s %s", reject.file, reject.reason)
         first = rejects[0]
         raise UserError(
             f"{RAW / first.file}: {first.reason}; {len(rejects)} of {total} pairs are unusable, more than "

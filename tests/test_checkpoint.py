@@ -236,3 +236,30 @@ def test_what_is_not_the_references_is_one_line() -> None:
         with pytest.raises(UserError, match="missing; the file begins with a") as error:
             load({"a": torch.zeros(1)})
         assert "\n" not in str(error.value)
+
+
+def test_a_folder_in_the_place_of_weights_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be read|is not a generator") as caught:
+        load_generator(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"channels": -4}, {"levels": "7"}, {"norm": 3}])
+def test_an_impossible_configuration_is_one_line(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tmp_path / "generator.safetensors"
+    save_generator(path, CONFIG.build().state_dict(), CONFIG)
+    with safetensors.safe_open(path, framework="pt") as file:
+        fields = json.loads(file.metadata()["config"]) | changes
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    safetensors.torch.save_file(state, path, {"config": json.dumps(fields)})
+    with pytest.raises(UserError) as caught:
+        load_generator(path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(100), b"garbage" * 99, b"PK\x03\x04"])
+def test_a_checkpoint_of_garbage_says_how_to_start_anew(tmp_path: Path, content: bytes) -> None:
+    folder = CheckpointFolder(tmp_path, "f")
+    (folder.path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged \(.+\); remove it to start from the beginning"):
+        folder.load(torch.device("cpu"))

@@ -362,6 +362,7 @@ def test_a_generator_goes_out_to_the_reference_and_comes_in_again(folder: Path, 
     assert said.stdout.splitlines() == [
         "models/generator.safetensors: a U-Net of 5 levels, 4 channels, 3 → 3, instance statistics",
         "next: dvc repro prepare && dvc repro --single-item evaluate export register",
+        "(a plain `dvc repro` puts the generator of params.yaml back)",
     ]
     after, config = checkpoint.load_generator(path)
     for name, value in before.state_dict().items():
@@ -389,7 +390,7 @@ def test_weights_that_are_not_there_or_not_weights_are_one_line(folder: Path, pi
     (folder / "page.pth").write_text("<html>404</html>")
     assert pix2pix("import", "none.pth").refusal == "none.pth: not found; give a latest_net_G.pth"
     # In a process of its own, where no test runner swallows a library's warnings.
-    assert process("import", "page.pth").refusal.startswith("page.pth: is not a file of weights (")
+    assert process("import", "page.pth").refusal.startswith("page.pth: is not a plain file of weights (")
     line = pix2pix("export-reference", "G.pth").refusal
     assert line == "models/generator.safetensors: not found; `dvc repro train` makes it"
     assert {file.name for file in folder.iterdir()} == {"params.yaml", "presets", "page.pth"}

@@ -52,7 +52,8 @@ def test_an_imported_generator_gives_what_the_reference_gives(statistics: str) -
     said = import_generator(GIVEN, statistics, params())
     assert said == (
         f"models/generator.safetensors: a U-Net of 5 levels, 2 channels, 3 → 3, {statistics} statistics\n"
-        "next: dvc repro prepare && dvc repro --single-item evaluate export register"
+        "next: dvc repro prepare && dvc repro --single-item evaluate export register\n"
+        "(a plain `dvc repro` puts the generator of params.yaml back)"
     )
     generator, config = checkpoint.load_generator(GENERATOR)
     assert (config.levels, config.channels, config.norm, config.image_px) == (5, 2, statistics, 64)

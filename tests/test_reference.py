@@ -459,7 +459,7 @@ def test_code_in_a_file_is_not_executed(tmp_path: Path, form: str) -> None:
         path.write_bytes(pickle.dumps(bomb))
     else:
         torch.save(bomb, path, _use_new_zipfile_serialization=form == "zip")
-    assert unreadable(path).startswith("is not a file of weights (")
+    assert unreadable(path).startswith("is not a plain file of weights (")
     assert not place.exists()
     if form == "pickle":
         pickle.loads(path.read_bytes())
@@ -473,14 +473,14 @@ def test_a_cut_off_file_is_one_line(tmp_path: Path, zipped: bool, kept: float) -
     torch.save(SMALL["unet"], path, _use_new_zipfile_serialization=zipped)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])
-    assert unreadable(path).startswith("is not a file of weights (")
+    assert unreadable(path).startswith("is not a plain file of weights (")
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 99, b"<html>404</html>", b"\x80\x02", b"PK\x03\x04"])
 def test_garbage_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "latest_net_G.pth"
     path.write_bytes(content)
-    assert unreadable(path).startswith("is not a file of weights (")
+    assert unreadable(path).startswith("is not a plain file of weights (")
 
 
 @pytest.mark.parametrize(

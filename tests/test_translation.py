@@ -249,3 +249,16 @@ def test_an_unreadable_image_stops_no_other_from_being_drawn(place: Path) -> Non
     with pytest.raises(UserError, match=r"^2 of 3 images translated; not: in/b\.png does not decode"):
         draw([Path("in")], Path("out"), brighter, 1, 1)
     assert files("out") == {"a-1.png", "a-samples.png", "c-1.png", "c-samples.png"}
+
+
+def test_the_projects_folder_is_neither_input_nor_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty shell variable becomes the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"")
+    assert plan([Path("")], Path("out")) == [(Path("a.png"), Path("out/a.png"))]
+    (tmp_path / "params.yaml").write_text("")
+    for inputs, output in (([Path("")], Path("out")), ([Path("a.png")], Path(""))):
+        with pytest.raises(UserError, match="the project's folder itself"):
+            plan(inputs, output)
