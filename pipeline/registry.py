@@ -272,8 +272,9 @@ def _split_uri(uri: str) -> tuple[str, str, str]:
     for separator in ("@", "/"):
         name, found, which = rest.partition(separator)
         if uri.startswith("models:/") and name and found and which:
-            if separator == "/" and not (which.isdecimal() and len(which) < 10):
-                raise UserError(f"{uri}: {which[:40]} is no version; expected models:/NAME/NUMBER")
+            if separator == "/" and which.isdecimal() and len(which) > 9:
+                # More than a database's number holds, which it does not say in a line.
+                raise UserError(f"{uri}: there is no such version")
             return name, found, which
     raise UserError(
         f"{uri}: is not a model; expected models:/NAME@ALIAS, models:/NAME/VERSION or a file.onnx"

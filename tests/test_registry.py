@@ -356,6 +356,8 @@ def test_what_is_not_there_is_answered_with_what_is(two_versions: dict[str, byte
     for which in ("@production", "/3", "/three"):
         line = f"models:/{MODEL_NAME}{which}: {there.format(which[1:])}"
         assert not_pulled(f"models:/{MODEL_NAME}{which}") == line
+    many = f"models:/{MODEL_NAME}/{'9' * 20}"
+    assert not_pulled(many) == f"{many}: there is no such version"
     line = not_pulled("models:/big@champion")
     assert line == f"models:/big@champion: no model big in sqlite:///{store}; models there: {MODEL_NAME}"
 

@@ -257,8 +257,8 @@ def test_the_projects_folder_is_neither_input_nor_output(
     """An empty shell variable becomes the current folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").write_bytes(b"")
-    assert plan([Path("")], Path("out")) == [(Path("a.png"), Path("out/a.png"))]
+    assert plan([Path()], Path("out")) == [(Path("a.png"), Path("out/a.png"))]
     (tmp_path / "params.yaml").write_text("")
-    for inputs, output in (([Path("")], Path("out")), ([Path("a.png")], Path(""))):
+    for inputs, output in (([Path()], Path("out")), ([Path("a.png")], Path())):
         with pytest.raises(UserError, match="the project's folder itself"):
             plan(inputs, output)
