@@ -16,7 +16,15 @@ from .console import console
 
 
 class Stopped(BaseException):
-    """SIGTERM, raised where the program stands so that every `finally` runs, as Ctrl-C already does."""
+    """SIGINT or SIGTERM, raised where the program stands so that every `finally` runs.
+
+    Not KeyboardInterrupt: Python remembers one that passed through an `exec` of text, as dataclasses and
+    onnxscript do, and kills itself with SIGINT at the end, whatever status was asked for.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
 
 
 def run(stage: Callable[[Params], None]) -> None:
@@ -28,8 +36,8 @@ def run(stage: Callable[[Params], None]) -> None:
     # Libraries speak up for warnings only; what a user should read is said by our own loggers.
     for name in ("alembic", "mlflow", "torch", "onnxscript", "onnx_ir", "urllib3", "PIL"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, _raise_stopped)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _raise_stopped)
     status = 1
     try:
         stage(load())
@@ -37,12 +45,10 @@ def run(stage: Callable[[Params], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         status = error.exit_status
-    except KeyboardInterrupt:
-        print(f"{_name(stage)}: interrupted", file=sys.stderr, flush=True)
-        status = 128 + signal.SIGINT
-    except Stopped:
-        print(f"{_name(stage)}: stopped", file=sys.stderr, flush=True)
-        status = 128 + signal.SIGTERM
+    except Stopped as stopped:
+        how = "interrupted" if stopped.signum == signal.SIGINT else "stopped"
+        print(f"{_name(stage)}: {how}", file=sys.stderr, flush=True)
+        status = 128 + stopped.signum
     finally:
         # dvc turns every status into 255; whoever started it may want to know ours.
         if path := os.environ.get(OUTCOME_VARIABLE):
@@ -58,7 +64,7 @@ def _name(stage: Callable[[Params], None]) -> str:
 
 
 def _raise_stopped(signum: int, frame: FrameType | None) -> None:
-    raise Stopped
+    raise Stopped(signum)
 
 
 class _LineHandler(logging.Handler):

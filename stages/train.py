@@ -72,7 +72,7 @@ def train(params: Params) -> None:
             raise
         except training.Interrupted as interrupted:
             log.warning("train: stopped at step %d; the same command goes on from there", interrupted.step)
-            raise KeyboardInterrupt if stop[0] == signal.SIGINT else Stopped from None
+            raise Stopped(stop[0]) from None
         checkpoint.save_generator(GENERATOR, finished.state, config)
         _write_csv(LOSSES, LOSS_COLUMNS, finished.loss_rows)
         _write_csv(VALIDATION, VALIDATION_COLUMNS, finished.validation_rows)
@@ -234,7 +234,7 @@ def _stop_flag() -> Iterator[list[int]]:
 
     def ask(signum: int, frame: FrameType | None) -> None:
         if asked:
-            raise KeyboardInterrupt
+            raise Stopped(signum)
         asked.append(signum)
 
     before = {signum: signal.signal(signum, ask) for signum in (signal.SIGINT, signal.SIGTERM)}

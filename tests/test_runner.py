@@ -24,17 +24,15 @@ STAGES = {
         "    logging.getLogger('stages.x').info('[bold] 1/2 %s', 'x' * 300)\n"
         "    logging.getLogger('mlflow').info('chatter')"
     ),
-    # It says that it has begun, and then waits for a signal.
+    # It says that it has begun, and then waits for a signal: within an `exec` of text, as libraries do it.
     "waits": (
         "import signal\n"
         "from pathlib import Path\n"
         "def stage(params):\n"
-        # A test run in the background may hand down that Ctrl-C is to be ignored.
-        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    with atomic_folder(Path('out')) as partial, atomic_file(Path('file')) as other:\n"
         "        (partial / 'half').write_text('half'); other.write_text('half')\n"
         "        print('begun', flush=True)\n"
-        "        while True: signal.pause()"
+        "        exec('while True: signal.pause()')"
     ),
 }
 
@@ -55,11 +53,16 @@ def start(stage: str, outcome: Path | None = None) -> "subprocess.Popen[str]":
         "from pix2pix.files import atomic_file, atomic_folder\n"
         "from stages.runner import run\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    # Its own module, since `python -c` ends in another way than the `python -m` that dvc.yaml says.
+    modules = Path.cwd().parent / "modules"
+    modules.mkdir()
+    (modules / "under_test.py").write_text(f"{imports}{STAGES[stage]}\nrun(stage)", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), str(modules)])}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     if outcome:
         environment["PIX2PIX_OUTCOME_FILE"] = str(outcome)
     return subprocess.Popen(
-        [sys.executable, "-c", f"{imports}{STAGES[stage]}\nrun(stage)"],
+        [sys.executable, "-m", "under_test"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

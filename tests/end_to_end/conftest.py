@@ -211,5 +211,5 @@ def leftovers(project: Project) -> list[Path]:
     """What an atomic write that was cut off would have left beside its target."""
     folders = ("data", "models", "reports")
     return [
-        path for folder in folders for path in (project.root / folder).glob(".*") if path.name[1:2] != "g"
+        path for folder in folders for path in (project.root / folder).glob(".*") if path.name != ".gitignore"
     ]

@@ -42,22 +42,35 @@ def fill(folder: Path) -> None:
                 continue
 
 
+def refuse(project: Project, stage: str, reason: str, elsewhere: Path) -> None:
+    """Run a stage that cannot write: one line with the system's reason, and nothing changed."""
+    before = project.outputs()
+    if reason == "No space left on device":
+        fill(project.root)
+    else:
+        subprocess.run(["mount", "-o", "remount,ro", str(project.root.parent)], check=True)
+    store = f"sqlite:///{elsewhere / 'mlflow.db'}"
+    done = project.run(
+        sys.executable, "-m", f"stages.{stage}", ok=False, MLFLOW_TRACKING_URI=store, TMPDIR=str(elsewhere)
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and reason in errors[0], done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert project.outputs() == before
+    assert not leftovers(project)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_full_disk_is_one_line_and_what_was_there_stays(
     small_disk: Project, stage: str, tmp_path: Path
 ) -> None:
-    before = small_disk.outputs()
-    fill(small_disk.root)
-    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    done = small_disk.run(
-        sys.executable, "-m", f"stages.{stage}", ok=False, MLFLOW_TRACKING_URI=store, TMPDIR=str(tmp_path)
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "No space left on device" in errors[0], done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert small_disk.outputs() == before
-    assert not leftovers(small_disk)
+    refuse(small_disk, stage, "No space left on device", tmp_path)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_read_only_file_system_is_one_line(small_disk: Project, stage: str, tmp_path: Path) -> None:
+    refuse(small_disk, stage, "Read-only file system", tmp_path)
 
 
 def test_a_disk_that_fills_up_while_training_keeps_the_checkpoint_before(small_disk: Project) -> None:
@@ -78,19 +91,3 @@ def test_a_disk_that_fills_up_while_training_keeps_the_checkpoint_before(small_d
     assert any("going on from the checkpoint" in line for line in again.stdout)
     again.send_signal(signal.SIGTERM)
     again.communicate(timeout=60)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_read_only_file_system_is_one_line(small_disk: Project, stage: str, tmp_path: Path) -> None:
-    before = small_disk.outputs()
-    place = str(small_disk.root.parent)
-    subprocess.run(["mount", "-o", "remount,ro", place], check=True)
-    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    done = small_disk.run(
-        sys.executable, "-m", f"stages.{stage}", ok=False, MLFLOW_TRACKING_URI=store, TMPDIR=str(tmp_path)
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "Read-only file system" in errors[0], done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert small_disk.outputs() == before
