@@ -6,116 +6,54 @@ Every comparison's key ends in `ratio`; above 1 ours is the faster.
 import json
 import platform
 import sys
-from collections.abc import Callable
+from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
 
 from pix2pix import devices
+from pix2pix.errors import UserError
+
+from .run import BENCHMARKS, Settings, run
 
 
 def main(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(help="train_step, inference, prepare, features, startup; default: all."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="Where train_step and features run: cpu, cuda or mps.")] = "cpu",
+    names: Annotated[list[str] | None, typer.Argument(help=f"{', '.join(BENCHMARKS)}; default: all.")] = None,
+    device: Annotated[
+        Literal["cpu", "cuda", "mps"], typer.Option(help="Where train_step and features run.")
+    ] = "cpu",
     px: Annotated[int, typer.Option(min=32, help="Side of the images of train_step and inference.")] = 256,
     channels: Annotated[int, typer.Option(min=1, help="Of both networks' first layers.")] = 64,
     batch: Annotated[int, typer.Option(min=1)] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Alternations.")] = 20,
     threads: Annotated[int, typer.Option(min=1)] = devices.available_cores(),
-    file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The figures as JSON on stdout; the text goes to stderr.")
+    ] = False,
 ) -> None:
     """Measure, in turns in one process, and print medians."""
-    where, words = devices.choose(device)
-    devices.set_threads(threads)
-    shape = {"px": px, "channels": channels, "batch": batch}
-
-    def train_step() -> dict[str, Any]:
-        from . import train_step
-
-        compared = train_step.compare(**shape, device=where, rounds=rounds)
-        return _figures(f"train_step_{px}px_batch{batch}", compared)
-
-    def inference() -> dict[str, Any]:
-        from . import inference
-
-        compared = inference.compare(**shape, threads=threads, rounds=rounds)
-        return _figures(f"inference_{px}px_batch{batch}", {"own": compared})
-
-    def prepare() -> dict[str, Any]:
-        from . import prepare
-
-        count = 200
-        compared = prepare.compare(count=count, rounds=min(rounds, 5))
-        pairs_per_s = count / sorted(compared.seconds["all cores"])[len(compared.ratios) // 2]
-        print(f"{pairs_per_s:.0f} pairs a second")
-        return {"prepare_pairs_per_s": pairs_per_s} | _figures("prepare_all_cores", {"own": compared})
-
-    def features() -> dict[str, Any]:
-        from . import features
-
-        times = features.milliseconds(where, images=48, rounds=3)
-        for size, value in times.items():
-            print(f"batch {size:3}  {value:6.1f} ms an image")
-        return {f"features_batch{size}_ms": value for size, value in times.items()}
-
-    def startup() -> dict[str, Any]:
-        from . import startup
-
-        figures = startup.seconds(min(rounds, 7))
-        for name, value in figures.items():
-            print(f"{name:28} {value:6.2f} s")
-        return dict(figures)
-
-    known: dict[str, Callable[[], dict[str, Any]]] = {
-        way.__name__: way for way in (train_step, inference, prepare, features, startup)
-    }
-    if unknown := [name for name in names or [] if name not in known]:
-        print(f"error: no benchmark {unknown[0]!r}; there are {', '.join(known)}", file=sys.stderr)
-        raise typer.Exit(2)
-    machine = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": words,
-        "threads": threads,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "processor": _processor(),
-    }
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    if unknown := [name for name in names or [] if name not in BENCHMARKS]:
+        raise UserError(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    settings = Settings(device, px, channels, batch, rounds, threads)
     figures: dict[str, Any] = {}
-    for name in names or list(known):
-        print(
-            f"\n{name}: {px} px, {channels} channels, batch {batch}"
-            if name in ("train_step", "inference")
-            else f"\n{name}"
-        )
-        figures |= known[name]()
-    if file:
-        file.write_text(
-            json.dumps({"machine": machine, "figures": figures}, indent=2) + "\n", encoding="utf-8"
-        )
-
-
-def _figures(key: str, compared: dict[str, Any]) -> dict[str, Any]:
-    """`own`, where there is one, is the comparison; `kept` is the one beside it."""
-    figures = {}
-    for kind, comparison in compared.items():
-        if kind == "kept" and "own" in compared:
-            print("with the same handling of memory on both sides:")
-        for line in comparison.lines():
-            print(line)
-        name = key if kind == "own" or len(compared) == 1 else f"{key}_same_memory"
-        figures[f"{name}_ratio"] = comparison.ratio
-        figures[f"{name}_range"] = [min(comparison.ratios), max(comparison.ratios)]
-        figures[f"{name}_ms"] = {
-            way: 1e3 * sorted(values)[len(values) // 2] for way, values in comparison.seconds.items()
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+        machine = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "device": devices.choose(device)[1],
+            "threads": threads,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+            "processor": _processor(),
         }
-    return figures
+        print(", ".join(f"{name} {value}" for name, value in machine.items()))
+        for name in names or list(BENCHMARKS):
+            print(f"\n{name}", end=": " if name in ("train_step", "inference") else "\n", flush=True)
+            figures |= run(name, settings, quiet=as_json)
+    if as_json:
+        print(json.dumps({"machine": machine, "figures": figures}, indent=2))
 
 
 def _processor() -> str:
@@ -128,4 +66,8 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)

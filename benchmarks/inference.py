@@ -15,24 +15,28 @@ from .alternating import Comparison, alternate
 
 
 def compare(*, px: int, channels: int, batch: int, threads: int, rounds: int) -> Comparison:
-    """Both in turns on the CPU: pixels in and pixels out for the file, float tensors for PyTorch."""
+    """Both in turns on the CPU, pixels in and pixels out.
+
+    PyTorch's memory is as torch leaves it, not kept as in our training: that is no part of the reference.
+    """
     torch.manual_seed(0)
     generator = Generator(levels=unet_levels(px), channels=channels, norm="batch")
     pixels = np.random.default_rng(0).integers(0, 256, (batch, px, px, 3), dtype=np.uint8)
-    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "generator.onnx"
         onnx_export.export(path, generator, in_channels=3, opset=20, metadata={})
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        # Spinning threads of one would take the other's cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads that went on spinning would take the cores of the other way.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     generator.train()
 
     @torch.no_grad()
     def reference() -> None:
-        generator(tensor)
+        source = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+        output = generator(source).permute(0, 2, 3, 1)
+        ((output + 1) * 127.5).round().clamp(0, 255).byte().numpy()
 
     def exported() -> None:
         session.run([onnx_export.OUTPUT], {onnx_export.INPUT: pixels})

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pix2pix import devices, losses, training
+from pix2pix import devices, losses, step
 from pix2pix.discriminator import Discriminator
 from pix2pix.generator import Generator
 from pix2pix.params import unet_levels
@@ -36,6 +36,7 @@ def compare(
             device=device,
             before={"reference": _return_freed_memory, "ours": devices.keep_freed_memory},
         )
+    devices.keep_freed_memory()
     compared["kept"] = alternate(
         {"reference": reference, "ours": ours}, rounds=rounds, calls=calls, device=device
     )
@@ -73,8 +74,8 @@ def _ours(px: int, channels: int, batch: int, device: torch.device) -> Callable[
         )
         for network in (generator, discriminator)
     ]
-    objective = training.Objective("bce", 100.0, conditional=True)
-    return lambda: training.training_step(generator, discriminator, *optimizers, source, target, objective)
+    objective = step.Objective("bce", 100.0, conditional=True)
+    return lambda: step.training_step(generator, discriminator, *optimizers, source, target, objective)
 
 
 def _reference(px: int, channels: int, batch: int, device: torch.device) -> Callable[[], object]:
@@ -85,7 +86,7 @@ def _reference(px: int, channels: int, batch: int, device: torch.device) -> Call
         for network in (generator, discriminator)
     )
 
-    def step() -> None:
+    def update() -> None:
         output = generator(source)
         discriminator.requires_grad_(True)
         d_optimizer.zero_grad()
@@ -101,4 +102,4 @@ def _reference(px: int, channels: int, batch: int, device: torch.device) -> Call
         (g_adversarial + 100 * losses.l1(output, target)).backward()
         g_optimizer.step()
 
-    return step
+    return update

@@ -48,20 +48,8 @@ class Description:
 def describe(params: Params) -> tuple[Description, Description]:
     """The generator and the discriminator of these parameters, for one RGB pair of image_px."""
     model, image_px = params.model, params.prepare.image_px
-    generator = Generator(
-        levels=params.levels,
-        channels=model.generator_channels,
-        norm=model.norm,
-        dropout_blocks=model.dropout_blocks,
-        architecture=model.architecture,
-        upsample=model.upsample,
-    )
-    discriminator = Discriminator(
-        in_channels=6 if model.conditional else 3,
-        channels=model.discriminator_channels,
-        layers=model.discriminator_layers,
-        norm=model.norm,
-    )
+    generator = Generator(levels=params.levels, **model.generator_choices)
+    discriminator = Discriminator(**(choices := model.discriminator_choices(3, 3)))
     name = {"unet": "U-Net", "encoder-decoder": "encoder–decoder"}[model.architecture]
     field = discriminator.receptive_field_px
     inputs = "input and output" if model.conditional else "the output alone"
@@ -72,7 +60,7 @@ def describe(params: Params) -> tuple[Description, Description]:
         _described(
             f"discriminator: patches of {field}×{field} px, sees {inputs}",
             discriminator,
-            torch.zeros(1, 6 if model.conditional else 3, image_px, image_px),
+            torch.zeros(1, choices["in_channels"], image_px, image_px),
         ),
     )
 

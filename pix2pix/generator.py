@@ -99,6 +99,9 @@ class Generator(nn.Module):
         down_bias: the encoder's blocks without norm have a bias, as in the reference's variant with
             instance norm.
 
+    Raises:
+        ValueError: norm, architecture or upsample is none of these.
+
     256 px, 64 channels, 3 → 3 has 54,413,955 parameters.
     """
 
@@ -116,6 +119,13 @@ class Generator(nn.Module):
         down_bias: bool = False,
     ) -> None:
         super().__init__()
+        for name, value, known in (
+            ("norm", norm, ("instance", "batch", "running")),
+            ("architecture", architecture, ("unet", "encoder-decoder")),
+            ("upsample", upsample, ("deconv", "resize")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} = {value!r}; allowed: {', '.join(known)}")
         self.has_skips = architecture == "unet"
         self.multiple = 2**levels
         widths = [channels * min(2**level, 8) for level in range(levels)]

@@ -7,6 +7,7 @@ from .checkpoint import GeneratorConfig
 from .errors import UserError
 from .files import atomic_folder, sha256_file, write_text
 from .params import Params
+from .training import LOSS_COLUMNS, VALIDATION_COLUMNS
 
 GENERATOR = Path("models/generator.safetensors")
 REPORTS = Path("reports")
@@ -55,8 +56,8 @@ def import_generator(file: Path, statistics: str, params: Params) -> str:
     )
     checkpoint.save_generator(GENERATOR, generator.state_dict(), config)
     # The curves of an earlier training are not those of this generator.
-    write_text(REPORTS / "losses.csv", "step,epoch,g_adversarial,g_l1,d_real,d_fake,lr\n")
-    write_text(REPORTS / "validation.csv", "step,epoch,l1\n")
+    write_text(REPORTS / "losses.csv", ",".join(LOSS_COLUMNS) + "\n")
+    write_text(REPORTS / "validation.csv", ",".join(VALIDATION_COLUMNS) + "\n")
     with atomic_folder(REPORTS / "samples"):
         pass
     return (

@@ -72,6 +72,26 @@ class Model(Section):
     discriminator_layers: int = Field(ge=0, le=5)
     conditional: bool
 
+    @property
+    def generator_choices(self) -> dict[str, Any]:
+        """Arguments of `Generator` that do not follow from the images."""
+        return {
+            "channels": self.generator_channels,
+            "norm": self.norm,
+            "dropout_blocks": self.dropout_blocks,
+            "architecture": self.architecture,
+            "upsample": self.upsample,
+        }
+
+    def discriminator_choices(self, in_channels: int, out_channels: int) -> dict[str, Any]:
+        """Arguments of `Discriminator` for images of so many channels."""
+        return {
+            "in_channels": out_channels + (in_channels if self.conditional else 0),
+            "channels": self.discriminator_channels,
+            "layers": self.discriminator_layers,
+            "norm": self.norm,
+        }
+
 
 class Train(Section):
     """The recipe."""

@@ -33,8 +33,6 @@ LOSSES, VALIDATION, SAMPLES = (
     Path("reports/validation.csv"),
     Path("reports/samples"),
 )
-LOSS_COLUMNS = ("step", "epoch", *training.LOSS_NAMES, "lr")
-VALIDATION_COLUMNS = ("step", "epoch", "l1")
 
 
 def train(params: Params) -> None:
@@ -74,8 +72,8 @@ def train(params: Params) -> None:
             log.warning("train: stopped at step %d; the same command goes on from there", interrupted.step)
             raise Stopped(stop[0]) from None
         checkpoint.save_generator(GENERATOR, finished.state, config)
-        _write_csv(LOSSES, LOSS_COLUMNS, finished.loss_rows)
-        _write_csv(VALIDATION, VALIDATION_COLUMNS, finished.validation_rows)
+        _write_csv(LOSSES, training.LOSS_COLUMNS, finished.loss_rows)
+        _write_csv(VALIDATION, training.VALIDATION_COLUMNS, finished.validation_rows)
         with atomic_folder(SAMPLES) as samples:
             for file in sorted((folder.path / "samples").glob("*.png")):
                 (samples / file.name).write_bytes(file.read_bytes())
@@ -95,11 +93,7 @@ def _identity(
     data = {"train": train_pairs.sha256, "val": val_pairs.sha256, **vars(geometry)}
     config = GeneratorConfig(
         levels=unet_levels(geometry.image_px),
-        channels=params.model.generator_channels,
-        norm=params.model.norm,
-        dropout_blocks=params.model.dropout_blocks,
-        architecture=params.model.architecture,
-        upsample=params.model.upsample,
+        **params.model.generator_choices,
         image_px=geometry.image_px,
         dataset=geometry.dataset,
         direction=geometry.direction,

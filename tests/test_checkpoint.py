@@ -140,6 +140,17 @@ def test_weights_of_another_architecture_are_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "choice", [{"norm": 3}, {"norm": "layer"}, {"architecture": "vit"}, {"upsample": ""}]
+)
+def test_a_choice_that_does_not_exist_is_named(tmp_path: Path, choice: dict[str, Any]) -> None:
+    path = tmp_path / "generator.safetensors"
+    save_generator(path, CONFIG.build().state_dict(), replace(CONFIG, **choice))
+    ((name, value),) = choice.items()
+    with pytest.raises(UserError, match=f"is not a generator of this project .{name} = {value!r}; allowed: "):
+        load_generator(path)
+
+
 def test_folders_of_different_trainings_never_meet(tmp_path: Path) -> None:
     CheckpointFolder(tmp_path, "a" * 64).save({"step": 1})
     assert CheckpointFolder(tmp_path, "b" * 64).load(torch.device("cpu")) is None

@@ -78,7 +78,7 @@ def test_the_curves_of_an_earlier_training_are_gone(place: Path) -> None:
 
 
 def test_curves_have_the_columns_that_the_training_stage_writes() -> None:
-    from stages.train import LOSS_COLUMNS, VALIDATION_COLUMNS
+    from pix2pix.training import LOSS_COLUMNS, VALIDATION_COLUMNS
 
     assert HEADERS["losses.csv"] == ",".join(LOSS_COLUMNS) + "\n"
     assert HEADERS["validation.csv"] == ",".join(VALIDATION_COLUMNS) + "\n"
