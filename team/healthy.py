@@ -1,4 +1,4 @@
-"""The image's health check: is the worker polling? Whatever else the container runs is well as long as it runs."""
+"""The image's health check: does the worker poll? Any other command is well as long as it runs."""
 
 import os
 import sys

@@ -5,6 +5,7 @@ PostgreSQL runs from the installed binaries, S3 is moto's server. Test modules s
 """
 
 import contextlib
+import logging
 import os
 import pwd
 import re
@@ -17,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,7 @@ def s3() -> Iterator[str]:
     """The address of an S3 server in which compose.yaml's service `buckets` has run."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -209,10 +212,11 @@ class Composed:
     command: list[str]
     variables: dict[str, str]
     url: str
+    health: str
     process: "subprocess.Popen[bytes] | None" = None
 
-    def start(self, health: str) -> None:
-        """Start it and wait until `health` answers."""
+    def start(self) -> None:
+        """Start it; `wait` until it answers."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -223,10 +227,13 @@ class Composed:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def wait(self) -> None:
+        """Wait until it is healthy."""
         for _ in range(1200):
-            with contextlib.suppress(OSError), urllib.request.urlopen(self.url + health, timeout=5):
+            with contextlib.suppress(OSError), urllib.request.urlopen(self.url + self.health, timeout=5):
                 return
-            if self.process.poll() is not None:
+            if self.process is None or self.process.poll() is not None:
                 break
             time.sleep(0.1)
         raise RuntimeError(f"{self.command[0]}: {(self.folder / 'log').read_text()[-3000:]}")
@@ -239,8 +246,11 @@ class Composed:
 
 
 def server(name: str, folder: Path, postgres: Postgres, **extra: str) -> Composed:
-    """The service `name` with its own command, listening on a free port and using this PostgreSQL."""
+    """The service `name` with its own command, on a free port and using this PostgreSQL; not yet started."""
     service, port = composed()[name], free_port()
+    # The health check of compose.yaml is Python too; what it asks is what counts.
+    health = re.search(r"127\.0\.0\.1:\d+(/[\w/]+)", service["healthcheck"]["test"][-1])
+    assert health
 
     def here(text: str) -> str:
         return text.replace("@postgres/", f"@127.0.0.1:{postgres.port}/")
@@ -248,32 +258,41 @@ def server(name: str, folder: Path, postgres: Postgres, **extra: str) -> Compose
     listening = {"--host=0.0.0.0": "--host=127.0.0.1"}
     command = [listening.get(part, here(part)) for part in service["command"]]
     command = [re.sub(r"^--port=\d+$", f"--port={port}", part) for part in command]
-    variables = environment(service, **extra)
-    variables |= {key: here(variables[key]) for key in service["environment"] if key not in extra}
-    return Composed(folder, command, variables, f"http://127.0.0.1:{port}")
+    variables = {key: here(value) for key, value in environment(service, **extra).items()}
+    return Composed(folder, command, variables, f"http://127.0.0.1:{port}", health[1])
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(
+def team(
     postgres: Postgres, s3: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Composed]:
-    """MLflow on PostgreSQL, with proxied artifacts on S3."""
-    started = server("mlflow", tmp_path_factory.mktemp("mlflow"), postgres, AWS_ENDPOINT_URL=s3)
+) -> Iterator[dict[str, Composed]]:
+    """MLflow and, where it is installed, Prefect: started together, since each takes a while to answer."""
+    # Under a name that a test can keep its clients from using, as a team's clients do not know `s3`.
+    files = {"AWS_ENDPOINT_URL": s3.replace("127.0.0.1", "localhost")}
+    started = {"mlflow": server("mlflow", tmp_path_factory.mktemp("mlflow"), postgres, **files)}
+    if find_spec("prefect"):
+        folder = tmp_path_factory.mktemp("prefect")
+        started["prefect"] = server("prefect", folder, postgres, PREFECT_HOME=str(folder))
     try:
-        started.start("/health")
+        for one in started.values():
+            one.start()
         yield started
     finally:
-        started.kill()
+        for one in started.values():
+            one.kill()
 
 
 @pytest.fixture(scope="session")
-def prefect_server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
-    """Prefect's server on PostgreSQL."""
-    pytest.importorskip("prefect")
-    folder = tmp_path_factory.mktemp("prefect")
-    started = server("prefect", folder, postgres, PREFECT_HOME=str(folder))
-    try:
-        started.start("/api/health")
-        yield started
-    finally:
-        started.kill()
+def mlflow_server(team: dict[str, Composed]) -> Composed:
+    """MLflow on PostgreSQL, with proxied artifacts on S3."""
+    team["mlflow"].wait()
+    return team["mlflow"]
+
+
+@pytest.fixture(scope="session")
+def prefect_server(team: dict[str, Composed]) -> Composed:
+    """Prefect's server on PostgreSQL, or a skip where Prefect is not installed."""
+    if "prefect" not in team:
+        pytest.skip("prefect is not installed")
+    team["prefect"].wait()
+    return team["prefect"]
