@@ -1,5 +1,5 @@
 # make repro   from a fresh clone to a registered generator
-# make test    the whole test suite          make lint    formatting, lint, types
+# make test    the whole test suite          make lint    formatting, lint, types, Dockerfile
 # make ui      the MLflow page on port 5000  make clean   stale checkpoints and caches of tools
 SHELL := /bin/bash
 .DEFAULT_GOAL := repro
@@ -24,7 +24,7 @@ test: $(VENV)/.installed
 	@python -m pytest
 
 lint: $(VENV)/.installed
-	@ruff format --check . && ruff check . && mypy
+	@ruff format --check . && ruff check . && mypy && hadolint Dockerfile
 
 ui: $(VENV)/.installed
 	@pix2pix ui

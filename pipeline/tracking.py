@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A server with its files on S3 would send us there, to an address that may be known to the server alone.
+os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
+os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
 # Its news of database migrations and monitors is nobody's.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 # A bar that counts the one file of a model, and addresses of pages between our own lines.
