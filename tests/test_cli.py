@@ -221,10 +221,10 @@ def test_register_says_what_became_of_the_model_and_translate_uses_the_champion(
     said = pix2pix("register")
     assert (said.status, said.stderr) == (0, "")
     assert said.stdout == (
-        "pix2pix-quickstart version 1 registered: champion (the first version is the champion) "
-        f"in sqlite:///{store}\n"
+        "pix2pix-quickstart version 1 registered: champion (the first version is the champion: "
+        f"kd_efficientnet_lite0 0.2) in sqlite:///{store}\n"
     )
-    assert "version 1 was there: champion (the first version is the champion)" in pix2pix("register").stdout
+    assert "version 1 was there: champion (the first version is the champion: " in pix2pix("register").stdout
     champion = Translator(project.model)(noise(32, 32))
     project.make("b", 0.3)
     assert "version 2 registered: challenger (" in pix2pix("register").stdout

@@ -32,6 +32,8 @@ from pix2pix.files import sha256_file
 
 pytest_plugins = ["registry_fixtures"]
 
+FIRST = "the first version is the champion: kd_efficientnet_lite0 0.2"
+
 
 def register(project: Project, card: str = "# a card") -> Registered:
     return registry.register(project.params(), card)
@@ -67,9 +69,7 @@ def refused(project: Project) -> str:
 def test_the_first_version_becomes_champion_with_all_that_describes_it(project: Project, store: Path) -> None:
     metrics = project.make("a", 0.2)
     registered = register(project, "# the card")
-    assert registered == Registered(
-        MODEL_NAME, "1", "champion", "the first version is the champion", created=True
-    )
+    assert registered == Registered(MODEL_NAME, "1", "champion", FIRST, created=True)
     assert aliases() == {"champion": "1"}
     version = client().get_model_version(MODEL_NAME, "1")
     assert version.description == "# the card"
@@ -82,7 +82,8 @@ def test_the_first_version_becomes_champion_with_all_that_describes_it(project: 
         "data_sha256": digest("train pairs"),
         "dataset": "embedded",
         "direction": "BtoA",
-        "decision": "the first version is the champion",
+        "decision": FIRST,
+        "decision_kind": "first",
     }
     assert {name: version.tags.get(name) for name in expected} == expected
     assert len(version.tags["params_sha256"]) == len(version.tags["environment_sha256"]) == 64
@@ -122,9 +123,7 @@ def test_the_run_is_made_from_the_files_where_the_store_has_none(project: Projec
 def test_registering_again_changes_nothing(champion: Project) -> None:
     (before,), version = runs(), client().get_model_version(MODEL_NAME, "1")
     again = register(champion)
-    assert again == Registered(
-        MODEL_NAME, "1", "champion", "the first version is the champion", created=False
-    )
+    assert again == Registered(MODEL_NAME, "1", "champion", FIRST, created=False)
     assert versions() == ["1"]
     (after,) = runs()
     assert after.info.end_time == before.info.end_time
@@ -170,14 +169,14 @@ def test_a_better_generator_is_promoted_and_the_worse_stays_challenger(champion:
     champion.make("worse", 0.3)
     worse = register(champion)
     assert (worse.version, worse.alias) == ("2", "challenger")
-    assert worse.reason == "kd_efficientnet_lite0 0.3000 does not beat the champion's 0.2000"
+    assert worse.reason == "kd_efficientnet_lite0 0.3 against the champion's 0.2 is 50 % worse"
     assert aliases() == {"champion": "1", "challenger": "2"}
     champion.make("better", 0.1)
     better = register(champion)
     assert (better.version, better.alias) == ("3", "champion")
     assert aliases() == {"champion": "3", "challenger": "2"}
     decision = client().get_model_version(MODEL_NAME, "3").tags["decision"]
-    assert decision == "kd_efficientnet_lite0 0.1000 beats the champion's 0.2000"
+    assert decision == "kd_efficientnet_lite0 0.1 against the champion's 0.2 is 50 % better"
     champion.make("a", 0.2)
     dethroned = register(champion)
     assert (dethroned.version, dethroned.alias, dethroned.created) == ("1", "challenger", False)
@@ -221,7 +220,7 @@ def test_a_new_measurement_of_the_champion_is_what_the_next_is_compared_with(cha
     (run,) = runs()
     assert run.data.metrics["test/kd_efficientnet_lite0"] == 0.5
     champion.make("b", 0.4, split="more pairs")
-    assert register(champion).reason == "kd_efficientnet_lite0 0.4000 beats the champion's 0.5000"
+    assert register(champion).reason == "kd_efficientnet_lite0 0.4 against the champion's 0.5 is 20 % better"
 
 
 def test_a_name_with_an_apostrophe_is_found_again(project: Project, store: Path) -> None:
