@@ -159,12 +159,22 @@ def settle(client: Any, name: str) -> Standing:
     if now.intended.to == now.champion:
         _complete(client, name, now)
     else:
-        for version in (now.intended.to, now.intended.before):
-            known = find(client, name, version) if version else None
-            if known is not None and now.intended.key in known.tags:
-                client.delete_model_version_tag(name, version, now.intended.key)
+        _take_back(client, name, now, now.intended)
         client.delete_registered_model_tag(name, INTENDED)
     return standing(client, name)
+
+
+def _take_back(client: Any, name: str, now: Standing, move: Move) -> None:
+    """Leave on both versions what the log says under the number of a move that was not carried out."""
+    carried_out = next((other for other in now.moves if other.key == move.key), None)
+    for version in (move.to, move.before):
+        known = find(client, name, version) if version is not None else None
+        if known is None or known.tags.get(move.key) != move.text:
+            continue
+        if carried_out is not None and version in (carried_out.to, carried_out.before):
+            client.set_model_version_tag(name, version, move.key, carried_out.text)
+        else:
+            client.delete_model_version_tag(name, version, move.key)
 
 
 def _complete(client: Any, name: str, now: Standing) -> None:
@@ -193,8 +203,9 @@ def place(client: Any, name: str, version: str, how: How, because: str, before: 
         if bearer is not None:
             client.set_model_version_tag(name, bearer, move.key, move.text)
     now = standing(client, name)
-    _refuse_change(name, now, before)
-    if now.intended != move:
+    if now.champion != before or now.intended != move:
+        _take_back(client, name, now, move)
+        _refuse_change(name, now, before)
         raise UserError(f"{name}: another process is naming a champion; run it again")
     client.set_registered_model_alias(name, CHAMPION, version)
     return settle(client, name)
