@@ -10,6 +10,8 @@ from pix2pix.params import PrimaryMetric, Registry, distance_names
 Kind = Literal["first", "promoted", "rejected", "tie", "invalid"]
 
 HIGHER_IS_BETTER = ("psnr_db", "ssim")
+# More is no count, and would fill the reason with digits.
+MOST_IMAGES = 10**12
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def _extractor(measurement: Mapping[str, Any]) -> str | None:
 
 def _count(measurement: Mapping[str, Any]) -> int | None:
     images = _at(measurement, "images")
-    return images if isinstance(images, int) and not isinstance(images, bool) and images > 0 else None
+    is_count = isinstance(images, int) and not isinstance(images, bool) and 0 < images < MOST_IMAGES
+    return images if is_count else None
 
 
 def _number(measurement: Mapping[str, Any], group: str, name: str) -> float | None:

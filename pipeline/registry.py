@@ -236,7 +236,7 @@ def _judge(
 def _how_it_became(now: promotion.Standing) -> str:
     last = now.moves[-1] if now.moves else None
     if last is None or last.to != now.champion:
-        return "it was made champion by hand"
+        return "it was made champion in MLflow itself, or before moves were logged"
     if last.how == "by hand":
         return f"it was made champion by hand: {last.because}"
     return (

@@ -216,6 +216,9 @@ def test_an_alias_that_was_moved_in_mlflow_is_in_the_history_as_such(three: Proj
     client().set_registered_model_alias(MODEL_NAME, "champion", "1")
     last = champions.history(MODEL_NAME)[-1]
     assert (last.version, last.move, last.is_champion) == ("1", None, True)
+    three.make("a", 0.2)
+    reason = registry.register(three.params(), "# a").reason
+    assert reason == "it was made champion in MLflow itself, or before moves were logged"
 
 
 # --- pull --------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.gate import HIGHER_IS_BETTER, Decision, Policy, decide
@@ -164,6 +164,7 @@ def test_a_champion_that_cannot_be_compared_stays_and_is_to_be_measured_again(
         (without(measured(0.1), "model", KD), f"the challenger's {KD} is missing"),
         (without(measured(0.1), "model"), f"the challenger's {KD} is missing"),
         (without(measured(0.1), "images"), "the challenger's number of test images is missing"),
+        (measured(0.1, images=10**400), "the challenger's number of test images is missing"),
         (measured(0.1, images=0), "the challenger's number of test images is missing"),
         (without(measured(0.1), "split_sha256"), "the challenger's test split is not named"),
         (without(measured(0.1), "features"), "the features that measured the challenger are not named"),
@@ -210,6 +211,17 @@ def test_the_margin_and_the_guards_are_the_policys() -> None:
 
 
 # --- properties --------------------------------------------------------------------------------------
+
+# The same examples each time, on a busy machine too.
+settings.register_profile(
+    "gate",
+    max_examples=100,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("gate")
 
 NAMES = (KD, FD, "l1", "psnr_db", "ssim")
 # Values near each other, where ties and guards are met, and any at all.
