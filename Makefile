@@ -31,7 +31,7 @@ ui: $(VENV)/.installed
 
 clean:
 	@test ! -d .checkpoints || test ! -x $(BIN)/python || $(BIN)/python -m stages.train --remove-stale
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 
 # Pinned for every platform; run it where no private index or wheel folder is set.
 lock: $(VENV)/.installed

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pix2pix import params as params_file
+from pix2pix import remeasurement
 from pix2pix.errors import UserError
 from pix2pix.params import PARAMS_FILE, Params
+
+from . import champion_commands
+from .champion_commands import quiet_libraries
 
 if TYPE_CHECKING:
     from pix2pix.description import Description
@@ -25,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+champion_commands.add_to(app)
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -68,10 +74,12 @@ def register() -> None:
     from . import registry, tracking
     from .repro import CARD
 
-    _quiet_libraries()
+    quiet_libraries()
     if not CARD.exists():
         raise UserError(f"{CARD}: not there yet; `dvc repro` makes it")
-    done = registry.register(_params(), CARD.read_text(encoding="utf-8"))
+    params = _params()
+    measure = partial(remeasurement.measure, params.evaluate)
+    done = registry.register(params, CARD.read_text(encoding="utf-8"), measure)
     verb = "registered" if done.created else "was there"
     console.print(
         f"{done.model_name} version {done.version} {verb}: {done.alias} ({done.reason}) "
@@ -118,7 +126,7 @@ def translate(
     """Translate images at their own size."""
     from . import translation
 
-    _quiet_libraries()
+    quiet_libraries()
     if samples:
         if model.startswith("models:/"):
             raise UserError(f"{model}: is an ONNX file, which cannot be drawn from; give a file.safetensors")
@@ -210,14 +218,6 @@ def _counted(images: int) -> str:
 
 def _params() -> Params:
     return params_file.load()
-
-
-def _quiet_libraries() -> None:
-    import logging
-
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

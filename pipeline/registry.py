@@ -1,11 +1,9 @@
-"""The MLflow model registry: register what the files describe, pull what an alias names."""
+"""The MLflow model registry: register what the files describe, and judge it."""
 
 import json
 import logging
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,19 +14,21 @@ import numpy as np
 
 from pix2pix import images
 from pix2pix.errors import UserError
-from pix2pix.files import atomic_file, sha256_file, user_cache
-from pix2pix.params import Params, distance_names
+from pix2pix.files import sha256_file, sha256_json
+from pix2pix.params import Params
 
-from . import gate, lineage, tracking
+from . import delivery, gate, lineage, promotion, tracking
+from .promotion import CHALLENGER, CHAMPION
 
 log = logging.getLogger(__name__)
 
 EXPORTED = Path("models/generator.onnx")
 REPORTS = Path("reports")
 TEST_INPUTS = Path("data/pairs/test/input")
-CHAMPION, CHALLENGER = "champion", "challenger"
-# A tag, since aliases keep no history.
-WAS_CHAMPION = "was_champion"
+# Measures an ONNX file on the test split of today: the keys images, split_sha256, features and model.
+Measure = Callable[[Path], Mapping[str, Any]]
+# Who has the registry at hand pulls from it.
+pull = delivery.pull
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,20 @@ class Registered:
     created: bool
 
 
-def register(params: Params, card: str) -> Registered:
+def register(params: Params, card: str, measure: Measure | None = None) -> Registered:
     """Make sure that the generator in models/ is in the registry, with its run, and judge it.
 
     Idempotent: the version is found by the digest of its file, the run by that of its weights, and either
     is made from the files where the store has lost it.
 
+    Args:
+        card: the model card.
+        measure: for a champion that was measured on another test split or by other features; without it
+            such a champion stays.
+
     Raises:
-        UserError: the store cannot be reached, or an earlier stage has not run.
+        UserError: the store cannot be reached, an earlier stage has not run, or the champion had to be
+            measured again and could not be.
     """
     metrics = tracking.read_json(REPORTS / "metrics.json")
     data = tracking.read_json(REPORTS / "data.json")
@@ -67,7 +73,8 @@ def register(params: Params, card: str) -> Registered:
             version = _create(mlflow, name, run_id, tags, card)
         else:
             _update(client, name, version, metrics, card)
-        alias, reason = _judge(client, name, version, metrics)
+        policy = gate.Policy.of(params.registry)
+        alias, reason = _judge(client, name, version, metrics, policy, measure)
         return Registered(name, version, alias, reason, created)
 
 
@@ -185,133 +192,89 @@ def _requirements() -> list[str]:
     return [f"{package}=={metadata.version(package)}" for package in ("mlflow", "numpy", "onnx", runtime)]
 
 
-def _judge(client: Any, name: str, version: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
+def _judge(
+    client: Any,
+    name: str,
+    version: str,
+    metrics: Mapping[str, Any],
+    policy: gate.Policy,
+    measure: Measure | None,
+) -> tuple[str, str]:
     """Give the version its alias; a version that is champion stays so."""
-    champion = champion_of(client, name)
-    known = client.get_model_version(name, version).tags
-    if champion == version:
-        return CHAMPION, known["decision"] if WAS_CHAMPION in known else "it was made champion by hand"
-    standing = None
-    if champion is not None:
-        tags = client.get_model_version(name, champion).tags
-        standing = json.loads(tags["metrics"]) if "metrics" in tags else {"split_sha256": None}
-    _, metric = distance_names(metrics["features"]["name"])
-    decision = gate.decide(metrics, standing, metric)
-    if decision.promote and champion is None and _had_champions(client, name):
-        decision = gate.Decision(False, "the champion was withdrawn by hand; only a person names the next")
-    elif decision.promote and champion is not None and WAS_CHAMPION in known:
+    now = promotion.settle(client, name)
+    if now.champion == version:
+        return CHAMPION, _how_it_became(now)
+    champion = client.get_model_version(name, now.champion) if now.champion is not None else None
+    measured = promotion.read_measurement(champion.tags.get("metrics", "")) if champion is not None else None
+    decision = gate.decide(metrics, measured, policy)
+    if decision.measure_again and measure is not None:
+        decision = gate.decide(
+            metrics, _measured_again(client, name, version, champion, metrics, measure), policy
+        )
+    if decision.promote and now.champion is None and _was_withdrawn(client, name, now):
+        decision = gate.Decision(
+            "rejected", "the champion was withdrawn by hand; only a person names the next"
+        )
+    elif decision.promote and now.champion is not None and now.was_champion(version):
         # It lost its place to a better one or by hand; running again must not undo that.
         decision = gate.Decision(
-            False, f"it was champion before version {champion}; only a person gives the place back"
+            "rejected", f"it was champion before version {now.champion}; only a person gives the place back"
         )
-    alias = CHAMPION if decision.promote else CHALLENGER
-    client.set_model_version_tag(name, version, "decision", decision.reason)
+    tags = client.get_model_version(name, version).tags
+    for key, value in (("decision", decision.reason), ("decision_kind", decision.kind)):
+        if tags.get(key) != value:
+            client.set_model_version_tag(name, version, key, value)
     if decision.promote:
-        client.set_model_version_tag(name, version, WAS_CHAMPION, "true")
-        if _holder(client, name, CHALLENGER) == version:
-            client.delete_registered_model_alias(name, CHALLENGER)
-    client.set_registered_model_alias(name, alias, version)
-    return alias, decision.reason
+        how: promotion.How = "first" if decision.kind == "first" else "promoted"
+        promotion.place(client, name, version, how, decision.reason, now.champion)
+        return CHAMPION, decision.reason
+    if now.challenger != version:
+        client.set_registered_model_alias(name, CHALLENGER, version)
+    return CHALLENGER, decision.reason
 
 
-def _had_champions(client: Any, name: str) -> bool:
-    found = client.search_model_versions(f"tags.{WAS_CHAMPION} = 'true'")
-    return any(version.name == name for version in found)
-
-
-def champion_of(client: Any, name: str) -> str | None:
-    """The champion's version, or None where the model has none."""
-    return _holder(client, name, CHAMPION)
-
-
-def _holder(client: Any, name: str, alias: str) -> str | None:
-    # A database gives the version as a number, a server as text.
-    aliases: Mapping[str, Any] = client.get_registered_model(name).aliases
-    return str(aliases[alias]) if alias in aliases else None
-
-
-# --- pulling -----------------------------------------------------------------------------------------
-
-
-def pull(uri: str) -> Path:
-    """The ONNX file that `models:/NAME@ALIAS` or `models:/NAME/VERSION` stands for, from the cache if there.
-
-    Raises:
-        UserError: the store cannot be reached, or has no such model, alias or version.
-    """
-    name, separator, which = _split_uri(uri)
-    database = tracking.database()
-    if database and not database.exists():
-        # MLflow would make an empty one there.
-        raise UserError(
-            f"{uri}: there is no {database}; `make repro` in the project's folder registers a model, "
-            "or set MLFLOW_TRACKING_URI to a store that has one"
-        )
-    from mlflow.exceptions import MlflowException
-
-    with tracking.reachable() as mlflow:
-        client = mlflow.MlflowClient()
-        try:
-            if separator == "@":
-                version = client.get_model_version_by_alias(name, which)
-            else:
-                version = client.get_model_version(name, which)
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            raise UserError(f"{uri}: {_what_there_is(client, name, which)}") from None
-        digest = version.tags.get("onnx_sha256", "")
-        cached = user_cache("models") / f"{digest}.onnx"
-        if digest and cached.is_file() and sha256_file(cached) == digest:
-            return cached
-        return _download(mlflow, f"models:/{name}/{version.version}", digest, cached)
-
-
-def _split_uri(uri: str) -> tuple[str, str, str]:
-    rest = uri.removeprefix("models:/")
-    for separator in ("@", "/"):
-        name, found, which = rest.partition(separator)
-        if uri.startswith("models:/") and name and found and which:
-            if separator == "/" and which.isdecimal() and len(which) > 9:
-                # More than a database's number holds, which it does not say in a line.
-                raise UserError(f"{uri}: there is no such version")
-            return name, found, which
-    raise UserError(
-        f"{uri}: is not a model; expected models:/NAME@ALIAS, models:/NAME/VERSION or a file.onnx"
+def _how_it_became(now: promotion.Standing) -> str:
+    last = now.moves[-1] if now.moves else None
+    if last is None or last.to != now.champion:
+        return "it was made champion in MLflow itself, or before moves were logged"
+    if last.how == "by hand":
+        return f"it was made champion by hand: {last.because}"
+    return (
+        f"it became champion again by a rollback: {last.because}" if last.how == "rollback" else last.because
     )
 
 
-def _what_there_is(client: Any, name: str, which: str) -> str:
-    models = {model.name: model for model in client.search_registered_models()}
-    if name not in models:
-        known = ", ".join(sorted(models)) or "none yet; `make repro` registers one"
-        return f"no model {name} in {tracking.store_name()}; models there: {known}"
-    aliases = ", ".join(f"@{alias} (version {version})" for alias, version in models[name].aliases.items())
-    return f"{name} has no {which}; it has {aliases or 'versions without an alias'}"
+def _was_withdrawn(client: Any, name: str, now: promotion.Standing) -> bool:
+    """Whether a former champion is still there; a deleted one was not withdrawn, but is gone."""
+    former = {move.to for move in now.moves}
+    return any(promotion.find(client, name, version) is not None for version in former)
 
 
-def _download(mlflow: Any, uri: str, digest: str, cached: Path) -> Path:
-    from mlflow.exceptions import MlflowException
+def _measured_again(
+    client: Any, name: str, version: str, champion: Any, metrics: Mapping[str, Any], measure: Measure
+) -> Mapping[str, Any]:
+    """The champion measured on the challenger's test split with its features; done once for each."""
+    kept = promotion.read_measurement(champion.tags.get(_measured_key(metrics), ""))
+    if kept:
+        return kept
+    log.info("measuring the champion, version %s, on this test split", champion.version)
+    try:
+        found = measure(delivery.pull(f"models:/{name}/{champion.version}"))
+    except tracking.Unreachable:
+        raise
+    except UserError as error:
+        raise type(error)(
+            f"the champion, version {champion.version}, cannot be measured on this test split: {error} "
+            f"(`pix2pix promote {version} --because …` replaces it by hand)"
+        ) from error
+    client.set_model_version_tag(name, champion.version, _measured_key(found), _compact(found))
+    return found
 
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
-        except (MlflowException, OSError) as error:
-            raise UserError(
-                f"{uri}: its file cannot be fetched from {tracking.store_name()} ({tracking.reason(error)})"
-            ) from error
-        files = sorted(local.rglob("*.onnx"))
-        if digest and not files:
-            raise UserError(
-                f"{uri}: its file is gone from the store; delete the version and register it anew"
-            )
-        if len(files) != 1:
-            raise UserError(
-                f"{uri}: holds {len(files)} ONNX files, expected one; was it registered by this project?"
-            )
-        found = sha256_file(files[0])
-        if digest and found != digest:
-            raise UserError(f"{uri}: its file has SHA-256 {found}, registered was {digest}; do not use it")
-        with atomic_file(cached.with_name(f"{found}.onnx")) as partial:
-            shutil.copyfile(files[0], partial)
-    return cached.with_name(f"{found}.onnx")
+
+def _measured_key(metrics: Mapping[str, Any]) -> str:
+    return f"measured_{sha256_json([metrics['split_sha256'], metrics['features']])[:16]}"
+
+
+def champion_of(client: Any, name: str) -> str | None:
+    """The champion's version, or None where the registry says that the model has none."""
+    return promotion.standing(client, name).champion

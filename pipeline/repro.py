@@ -7,9 +7,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from pix2pix import params as params_file
+from pix2pix import remeasurement
 from pix2pix.errors import UserError
 from pix2pix.params import Params
 
@@ -42,7 +44,8 @@ def repro(targets: Sequence[str]) -> str:
     if targets:
         return ""
     # A restored stage runs no code, so what the registry lost is put back here.
-    registered = registry.register(params, CARD.read_text(encoding="utf-8"))
+    measure = partial(remeasurement.measure, params.evaluate)
+    registered = registry.register(params, CARD.read_text(encoding="utf-8"), measure)
     return summary.text(params, registered)
 
 

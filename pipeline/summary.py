@@ -1,5 +1,6 @@
 """What a run ends with on the terminal: numbers and yardsticks, where things are, what to type next."""
 
+import textwrap
 from pathlib import Path
 
 from pix2pix.params import EMBEDDED_NAME, Params, distance_names
@@ -13,6 +14,7 @@ ROWS = (
     ("ssim", "SSIM", "higher is better"),
 )
 REPORTS = Path("reports")
+INDENT = " " * 10
 
 
 def text(params: Params, registered: Registered) -> str:
@@ -38,7 +40,7 @@ def text(params: Params, registered: Registered) -> str:
         "",
         f"pictures  {REPORTS / 'test_grid.png'}  {REPORTS / 'worst.png'}",
         f"model     {params.registry.model_name} {verb} version {registered.version}, {registered.alias}:",
-        f"          {registered.reason}",
+        *textwrap.wrap(registered.reason, 100, initial_indent=INDENT, subsequent_indent=INDENT),
         f"store     {tracking.store_name()}",
         "",
         "next      . .venv/bin/activate",

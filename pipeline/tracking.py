@@ -35,6 +35,10 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 REPORTS = Path("reports")
 
 
+class Unreachable(UserError):
+    """The store did not answer or could not be used; what it holds is not known."""
+
+
 def store_uri() -> str:
     """The tracking store: MLFLOW_TRACKING_URI, or mlflow.db in the project's main checkout."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{lineage.home() / 'mlflow.db'}"
@@ -44,6 +48,23 @@ def database() -> Path | None:
     """The file of a store that is an SQLite database; None for any other."""
     prefix = "sqlite:///"
     return Path(store_uri().removeprefix(prefix)).absolute() if store_uri().startswith(prefix) else None
+
+
+def refuse_missing(what: str) -> None:
+    """For who only reads or changes what is there: MLflow would make an empty database where there is none.
+
+    Args:
+        what: the model or address that was asked for.
+
+    Raises:
+        UserError: the store is a database that does not exist.
+    """
+    file = database()
+    if file and not file.exists():
+        raise UserError(
+            f"{what}: there is no {file}; `make repro` in the project's folder registers a model, "
+            "or set MLFLOW_TRACKING_URI to a store that has one"
+        )
 
 
 def store_name() -> str:
@@ -68,7 +89,7 @@ def reachable() -> Iterator[Any]:
     """Yield mlflow; an unreachable store becomes one line.
 
     Raises:
-        UserError: the server does not answer, the database cannot be opened, the address is none.
+        Unreachable: the server does not answer, the database cannot be opened, the address is none.
     """
     mlflow = connect()
     try:
@@ -96,12 +117,12 @@ def _is_lost(error: Exception) -> bool:
     return isinstance(error, RequestException | OperationalError)
 
 
-def _unusable(error: Exception) -> UserError:
+def _unusable(error: Exception) -> Unreachable:
     if "Max retries exceeded" in str(error):
-        return UserError(
+        return Unreachable(
             f"MLflow at {store_name()} does not answer; start it, or set MLFLOW_TRACKING_URI to one that runs"
         )
-    return UserError(
+    return Unreachable(
         f"MLflow at {store_name()} cannot be used ({reason(error)}); "
         "set MLFLOW_TRACKING_URI to a server that runs or to sqlite:///FILE, or unset it"
     )

@@ -13,7 +13,7 @@ from pix2pix.images import IMAGE_SUFFIXES, Pixels, UnreadableImage
 from pix2pix.params import PARAMS_FILE
 from pix2pix.translator import Translator
 
-from . import registry
+from . import delivery
 
 
 def translate(inputs: Sequence[Path], output: Path, model: str) -> int:
@@ -32,7 +32,7 @@ def translate(inputs: Sequence[Path], output: Path, model: str) -> int:
             are written, some images could not be read.
     """
     jobs = plan(inputs, output)
-    path = registry.pull(model) if model.startswith("models:/") else Path(model)
+    path = delivery.pull(model) if model.startswith("models:/") else Path(model)
     translator = Translator(path)
 
     def write(pixels: Pixels, target: Path) -> None:

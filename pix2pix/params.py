@@ -20,6 +20,7 @@ Direction = Literal["AtoB", "BtoA"]
 Resize = Literal["nearest", "area", "bicubic"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Features = Literal["efficientnet-lite0", "inception-2015-12-05"]
+PrimaryMetric = Literal["kernel_distance", "frechet_distance", "l1", "psnr_db", "ssim"]
 Share = Annotated[float, Field(ge=0, le=1)]
 # YAML has lists where Python's frozen models want tuples.
 Blocks = Annotated[tuple[Annotated[int, Field(ge=1, le=8)], ...], Strict(False)]
@@ -141,9 +142,13 @@ class Export(Section):
 
 
 class Registry(Section):
-    """Where the generator is registered."""
+    """Where the generator is registered, and what makes a version champion."""
 
     model_name: str = Field(min_length=1, pattern=r"^[^\s/:@]([^/:@]*[^\s/:@])?$")
+    primary_metric: PrimaryMetric
+    min_improvement: Share
+    max_l1_regression: float = Field(ge=0)
+    max_ssim_regression: float = Field(ge=0)
 
 
 class Run(Section):

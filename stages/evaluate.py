@@ -10,15 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pix2pix import checkpoint, devices, features, images, metrics, pair_set
+from pix2pix import checkpoint, devices, features, images, measurement, metrics, pair_set
 from pix2pix.augment import to_pixels, to_unit_range
-from pix2pix.features import Extractor
 from pix2pix.files import atomic_file, sha256_file, write_json
 from pix2pix.generator import Generator
 from pix2pix.images import Pixels
 from pix2pix.metrics import PerImage
 from pix2pix.pair_set import PairSet
-from pix2pix.params import Evaluate, Params, distance_names
+from pix2pix.params import Params
 
 from .console import duration, progress
 from .runner import run
@@ -47,7 +46,12 @@ def evaluate(params: Params) -> None:
     measured = metrics.per_image(outputs, torch.from_numpy(test.targets))
     baseline = metrics.per_image(torch.from_numpy(test.inputs), torch.from_numpy(test.targets))
     log.info("comparing features of %d images on %s", 3 * len(test) + len(train_targets), why)
-    distances = _distances(extractor, params.evaluate, outputs, test, train_targets)
+    compared: dict[str, Pixels | Tensor] = {
+        "model": outputs,
+        "input_as_output": test.inputs,
+        "floor": train_targets,
+    }
+    distances = measurement.distances(extractor, params.evaluate, test.targets, compared)
     report = {
         "images": len(test),
         "split_sha256": test.sha256,
@@ -59,7 +63,7 @@ def evaluate(params: Params) -> None:
     }
     _write_per_image(test.names, measured)
     _draw(test, outputs.numpy(), measured)
-    write_json(METRICS, _rounded(report))
+    write_json(METRICS, measurement.rounded(report))
     log.info("measured %d test images in %s; see %s", len(test), duration(time.monotonic() - started), GRID)
 
 
@@ -79,26 +83,6 @@ def _translate(generator: Generator, test: PairSet, device: torch.device, update
         outputs.append(to_pixels(generator(to_unit_range(sources))).cpu())
         update(first + len(sources))
     return torch.cat(outputs)
-
-
-def _distances(
-    extractor: Extractor, settings: Evaluate, outputs: Tensor, test: PairSet, train_targets: Pixels
-) -> dict[str, dict[str, float]]:
-    frechet_name, kernel_name = distance_names(extractor.name)
-    real = extractor(torch.from_numpy(test.targets))
-    compared = {"model": outputs, "input_as_output": test.inputs, "floor": train_targets}
-    found = {}
-    for name, pixels in compared.items():
-        other = extractor(torch.as_tensor(pixels))
-        kernel, kernel_std = metrics.kernel_distance(
-            real, other, settings.kd_subsets, settings.kd_subset_size
-        )
-        found[name] = {
-            frechet_name: metrics.frechet_distance(real, other),
-            kernel_name: kernel,
-            f"{kernel_name}_std": kernel_std,
-        }
-    return found
 
 
 def _write_per_image(names: Sequence[str], measured: PerImage) -> None:
@@ -121,13 +105,6 @@ def _draw(test: PairSet, outputs: Pixels, measured: PerImage) -> None:
         rows = list(zip(*(side.transpose(0, 2, 3, 1) for side in sides), strict=True))
         names = [f"{test.names[index]}\nL1 {measured.l1[index]:.3f}" for index in chosen]
         images.save_picture(path, images.labelled_grid(["input", "target", "output"], rows, names, title))
-
-
-def _rounded(report: object) -> object:
-    """Seven significant digits: what is left is noise of the order in which sums are taken."""
-    if isinstance(report, dict):
-        return {name: _rounded(value) for name, value in report.items()}
-    return float(f"{report:.7g}") if isinstance(report, float) else report
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """models/generator.onnx and the reports → a version in the registry, registration.json, the model card."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from pipeline import model_card, registry, tracking
+from pix2pix import remeasurement
 from pix2pix.files import write_json, write_text
 from pix2pix.params import Params
 
@@ -24,7 +26,7 @@ def register(params: Params) -> None:
     metrics = tracking.read_json(REPORTS / "metrics.json")
     export = tracking.read_json(REPORTS / "export.json")
     card = model_card.write(params, metrics, tracking.read_json(REPORTS / "data.json"), export)
-    registered = registry.register(params, card)
+    registered = registry.register(params, card, partial(remeasurement.measure, params.evaluate))
     write_text(CARD, card)
     write_json(
         REGISTRATION,

@@ -32,6 +32,10 @@ ARGUMENTS = {
     "import": ["latest_net_G.pth"],
     "export-reference": ["latest_net_G.pth"],
     "ui": [],
+    "promote": ["1", "--because", "it is better"],
+    "rollback": [],
+    "champions": [],
+    "pull": [],
 }
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
 
@@ -134,6 +138,8 @@ def test_the_help_of_translate_says_what_its_model_is_by_default(
         (["translate", "a", "b", "--samples", "-1"], "Invalid value"),
         (["translate", "a", "b", "--seed", "-1"], "Invalid value"),
         (["import"], "Missing argument"),
+        (["promote"], "Missing argument"),
+        (["promote", "1"], "Missing option"),
         (["export-reference"], "Missing argument"),
         (["ui", "--port", "0"], "Invalid value"),
     ],
@@ -167,7 +173,13 @@ def test_a_mistake_in_params_yaml_is_one_line_for_every_command(
 
 def test_without_a_project_the_commands_say_where_to_be(project: Project, pix2pix: Command) -> None:
     images.write_png(project.folder / "a.png", noise(8, 8))
-    for arguments in (["repro"], ["translate", "a.png", "b.png"], ["describe"], ["import", "a.pth"]):
+    for arguments in (
+        ["repro"],
+        ["translate", "a.png", "b.png"],
+        ["describe"],
+        ["import", "a.pth"],
+        ["pull"],
+    ):
         line = pix2pix(*arguments).refusal
         assert line == "params.yaml: not found; run this in the project's folder"
     line = pix2pix("translate", "a.png", "b.png", "--model", "models:/tiny@champion").refusal
@@ -221,10 +233,10 @@ def test_register_says_what_became_of_the_model_and_translate_uses_the_champion(
     said = pix2pix("register")
     assert (said.status, said.stderr) == (0, "")
     assert said.stdout == (
-        "pix2pix-quickstart version 1 registered: champion (the first version is the champion) "
-        f"in sqlite:///{store}\n"
+        "pix2pix-quickstart version 1 registered: champion (the first version is the champion: "
+        f"kd_efficientnet_lite0 0.2) in sqlite:///{store}\n"
     )
-    assert "version 1 was there: champion (the first version is the champion)" in pix2pix("register").stdout
+    assert "version 1 was there: champion (the first version is the champion: " in pix2pix("register").stdout
     champion = Translator(project.model)(noise(32, 32))
     project.make("b", 0.3)
     assert "version 2 registered: challenger (" in pix2pix("register").stdout

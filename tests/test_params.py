@@ -111,6 +111,8 @@ def test_a_number_may_be_written_in_any_way(tmp_path: Path, written: str, lr: fl
         ("dataset.sha256", "0" * 64),
         ("prepare.max_bad_share", 0),
         ("prepare.max_bad_share", 1),
+        ("registry.min_improvement", 0),
+        ("registry.max_ssim_regression", 3),
         ("run.tracking", False),
     ],
 )
@@ -255,6 +257,14 @@ def test_every_missing_key_is_named(key: str) -> None:
         ("registry.model_name", "a:b", "a text that matches '^[^\\s/:@]([^/:@]*[^\\s/:@])?$'"),
         ("registry.model_name", "a@b", "a text that matches '^[^\\s/:@]([^/:@]*[^\\s/:@])?$'"),
         ("registry.model_name", " ", "a text that matches '^[^\\s/:@]([^/:@]*[^\\s/:@])?$'"),
+        (
+            "registry.primary_metric",
+            "fid",
+            "'kernel_distance', 'frechet_distance', 'l1', 'psnr_db' or 'ssim'",
+        ),
+        ("registry.min_improvement", -0.1, "greater than or equal to 0"),
+        ("registry.min_improvement", 1.1, "less than or equal to 1"),
+        ("registry.max_l1_regression", float("nan"), "a finite number"),
         ("run.tracking", "yes", "true or false"),
         ("run.tracking", 1, "true or false"),
         ("train", 3, "a mapping of keys"),

@@ -93,7 +93,7 @@ def test_a_second_time_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_registers_under_a_name_of_its_own(name: str) -> None:
-    assert read_yaml(Path(f"presets/{name}.yaml"))["registry"] == {"model_name": f"pix2pix-{name}"}
+    assert read_yaml(Path(f"presets/{name}.yaml"))["registry"]["model_name"] == f"pix2pix-{name}"
 
 
 # 4×4 kernels, a scale and a shift for each norm, a bias at each network's end and at the discriminator's

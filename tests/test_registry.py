@@ -28,9 +28,11 @@ from registry_fixtures import (
 from pipeline import registry, tracking
 from pipeline.registry import Registered
 from pix2pix.errors import UserError
-from pix2pix.files import sha256_file
+from pix2pix.files import sha256_file, write_json
 
 pytest_plugins = ["registry_fixtures"]
+
+FIRST = "the first version is the champion: kd_efficientnet_lite0 0.2"
 
 
 def register(project: Project, card: str = "# a card") -> Registered:
@@ -67,9 +69,7 @@ def refused(project: Project) -> str:
 def test_the_first_version_becomes_champion_with_all_that_describes_it(project: Project, store: Path) -> None:
     metrics = project.make("a", 0.2)
     registered = register(project, "# the card")
-    assert registered == Registered(
-        MODEL_NAME, "1", "champion", "the first version is the champion", created=True
-    )
+    assert registered == Registered(MODEL_NAME, "1", "champion", FIRST, created=True)
     assert aliases() == {"champion": "1"}
     version = client().get_model_version(MODEL_NAME, "1")
     assert version.description == "# the card"
@@ -82,7 +82,8 @@ def test_the_first_version_becomes_champion_with_all_that_describes_it(project: 
         "data_sha256": digest("train pairs"),
         "dataset": "embedded",
         "direction": "BtoA",
-        "decision": "the first version is the champion",
+        "decision": FIRST,
+        "decision_kind": "first",
     }
     assert {name: version.tags.get(name) for name in expected} == expected
     assert len(version.tags["params_sha256"]) == len(version.tags["environment_sha256"]) == 64
@@ -122,9 +123,7 @@ def test_the_run_is_made_from_the_files_where_the_store_has_none(project: Projec
 def test_registering_again_changes_nothing(champion: Project) -> None:
     (before,), version = runs(), client().get_model_version(MODEL_NAME, "1")
     again = register(champion)
-    assert again == Registered(
-        MODEL_NAME, "1", "champion", "the first version is the champion", created=False
-    )
+    assert again == Registered(MODEL_NAME, "1", "champion", FIRST, created=False)
     assert versions() == ["1"]
     (after,) = runs()
     assert after.info.end_time == before.info.end_time
@@ -170,14 +169,14 @@ def test_a_better_generator_is_promoted_and_the_worse_stays_challenger(champion:
     champion.make("worse", 0.3)
     worse = register(champion)
     assert (worse.version, worse.alias) == ("2", "challenger")
-    assert worse.reason == "kd_efficientnet_lite0 0.3000 does not beat the champion's 0.2000"
+    assert worse.reason == "kd_efficientnet_lite0 0.3 against the champion's 0.2 is 50 % worse"
     assert aliases() == {"champion": "1", "challenger": "2"}
     champion.make("better", 0.1)
     better = register(champion)
     assert (better.version, better.alias) == ("3", "champion")
     assert aliases() == {"champion": "3", "challenger": "2"}
     decision = client().get_model_version(MODEL_NAME, "3").tags["decision"]
-    assert decision == "kd_efficientnet_lite0 0.1000 beats the champion's 0.2000"
+    assert decision == "kd_efficientnet_lite0 0.1 against the champion's 0.2 is 50 % better"
     champion.make("a", 0.2)
     dethroned = register(champion)
     assert (dethroned.version, dethroned.alias, dethroned.created) == ("1", "challenger", False)
@@ -190,6 +189,117 @@ def test_another_test_split_is_not_compared(champion: Project) -> None:
     assert (other.version, other.alias) == ("2", "challenger")
     assert "another test split" in other.reason
     assert aliases() == {"champion": "1", "challenger": "2"}
+
+
+class Measure:
+    """Stands for the measurement of an ONNX file: notes what it is given and answers as it is told."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self.answer = answer
+        self.files: list[bytes] = []
+
+    def __call__(self, onnx: Path) -> dict[str, Any]:
+        self.files.append(onnx.read_bytes())
+        return self.answer
+
+
+def test_a_champion_of_another_split_is_measured_again_once_with_its_own_file(
+    project: Project, store: Path
+) -> None:
+    project.make("a", 0.2)
+    register(project)
+    champions_file = project.model.read_bytes()
+    measure = Measure(project.metrics("a", 0.5, split="more pairs"))
+    project.make("b", 0.3, split="more pairs")
+    better = registry.register(project.params(), "# b", measure)
+    assert better.reason == "kd_efficientnet_lite0 0.3 against the champion's 0.5 is 40 % better"
+    assert (better.alias, measure.files) == ("champion", [champions_file])
+    tags = client().get_model_version(MODEL_NAME, "1").tags
+    assert json.loads(tags["metrics"])["model"]["kd_efficientnet_lite0"] == 0.2
+    (again,) = [json.loads(value) for key, value in tags.items() if key.startswith("measured_")]
+    assert (again["split_sha256"], again["model"]["kd_efficientnet_lite0"]) == (digest("more pairs"), 0.5)
+
+    measure = Measure(project.metrics("b", 0.4))
+    for weights, kd in (("c", 0.39), ("d", 0.6), ("c", 0.39)):
+        project.make(weights, kd)
+        assert registry.register(project.params(), "# card", measure).alias == "challenger"
+    assert len(measure.files) == 1
+
+
+def test_a_champion_of_other_features_is_measured_again_with_these(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    register(project)
+    metrics = project.make("b", 0.3)
+    features = {"name": "efficientnet-lite0", "weights_sha256": digest("another extractor")}
+    write_json(project.folder / "reports/metrics.json", {**metrics, "features": features})
+    measure = Measure({**metrics, "features": features, "model": metrics["model"]})
+    assert registry.register(project.params(), "# b", measure).reason.startswith(
+        "kd_efficientnet_lite0 0.3 against the champion's 0.3 is equal"
+    )
+    assert len(measure.files) == 1
+
+
+def test_fewer_test_images_are_refused_before_anything_is_measured(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    register(project)
+    metrics = project.make("b", 0.1, split="fewer pairs")
+    write_json(project.folder / "reports/metrics.json", {**metrics, "images": 11})
+    measure = Measure(metrics)
+    fewer = registry.register(project.params(), "# b", measure)
+    assert fewer.reason == "measured on 11 test images only, the champion on 12"
+    assert client().get_model_version(MODEL_NAME, "2").tags["decision_kind"] == "invalid"
+    assert (fewer.alias, measure.files) == ("challenger", [])
+
+
+def test_a_champion_that_cannot_be_measured_again_stays_and_is_named(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    register(project)
+    project.make("b", 0.1, split="more pairs")
+
+    def fails(onnx: Path) -> dict[str, Any]:
+        raise UserError("no weights for the features")
+
+    with pytest.raises(UserError) as caught:
+        registry.register(project.params(), "# b", fails)
+    assert str(caught.value) == (
+        "the champion, version 1, cannot be measured on this test split: no weights for the features "
+        "(`pix2pix promote 2 --because …` replaces it by hand)"
+    )
+    assert aliases() == {"champion": "1"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind"), [({"l1": float("nan")}, "invalid"), ({"kd_efficientnet_lite0": 0.8}, "rejected")]
+)
+def test_a_first_version_that_is_invalid_or_does_harm_is_no_champion(
+    project: Project, store: Path, changed: dict[str, float], kind: str
+) -> None:
+    metrics = project.make("a", 0.2)
+    metrics["model"] |= changed
+    (project.folder / "reports/metrics.json").write_text(json.dumps(metrics))
+    first = register(project)
+    assert first.alias == "challenger"
+    assert aliases() == {"challenger": "1"}
+    assert client().get_model_version(MODEL_NAME, "1").tags["decision_kind"] == kind
+    project.make("b", 0.3)
+    assert register(project).reason == "the first version is the champion: kd_efficientnet_lite0 0.3"
+
+
+def test_the_policy_is_that_of_the_parameters(champion: Project) -> None:
+    champion.make("b", 0.195)
+    assert "more than 5 % better is needed" in register(champion).reason
+    params = champion.params(registry={"min_improvement": 0.01})
+    assert registry.register(params, "# b").alias == "champion"
+
+
+def test_a_champion_withdrawn_by_hand_is_not_replaced(champion: Project) -> None:
+    client().delete_registered_model_alias(MODEL_NAME, "champion")
+    champion.make("b", 0.1)
+    withdrawn = register(champion)
+    assert (withdrawn.alias, withdrawn.reason) == (
+        "challenger",
+        "the champion was withdrawn by hand; only a person names the next",
+    )
 
 
 def test_a_roll_back_by_hand_outlives_the_next_run(champion: Project) -> None:
@@ -221,7 +331,7 @@ def test_a_new_measurement_of_the_champion_is_what_the_next_is_compared_with(cha
     (run,) = runs()
     assert run.data.metrics["test/kd_efficientnet_lite0"] == 0.5
     champion.make("b", 0.4, split="more pairs")
-    assert register(champion).reason == "kd_efficientnet_lite0 0.4000 beats the champion's 0.5000"
+    assert register(champion).reason == "kd_efficientnet_lite0 0.4 against the champion's 0.5 is 20 % better"
 
 
 def test_a_name_with_an_apostrophe_is_found_again(project: Project, store: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
@@ -70,6 +71,25 @@ def test_metrics_are_those_of_the_exported_file(first_run: tuple[Project, object
     )
 
 
+def test_the_exported_file_measured_again_has_the_numbers_of_the_weights(
+    first_run: tuple[Project, object],
+) -> None:
+    """What an old champion is compared by is what `evaluate` would have said of it."""
+    project = first_run[0]
+    code = (
+        "import json; from pathlib import Path; from pix2pix import params, remeasurement;"
+        "found = remeasurement.measure(params.load().evaluate, Path('models/generator.onnx'));"
+        "print(json.dumps(found))"
+    )
+    found = json.loads(project.run(sys.executable, "-c", code).stdout)
+    metrics = read_json(project, "metrics.json")
+    assert found.keys() == {"images", "split_sha256", "features", "model"}
+    assert all(found[key] == metrics[key] for key in ("images", "split_sha256", "features"))
+    # The two runtimes may differ by one level of 255 on a pixel in a thousand.
+    assert found["model"] == pytest.approx(metrics["model"], rel=1e-2)
+    assert found["model"]["l1"] == pytest.approx(metrics["model"]["l1"], abs=1e-5)
+
+
 def test_losses_and_samples_are_complete(first_run: tuple[Project, object]) -> None:
     reports = first_run[0].root / "reports"
     with (reports / "losses.csv").open() as file:
@@ -133,6 +153,25 @@ def test_one_changed_training_image_is_noticed_and_test_images_stay(own_data: Pr
     stale = json.loads(own_data.dvc("status", "--json").stdout)
     assert "data/pairs/train" in str(stale["train"])
     assert "data/pairs/test" not in str(stale["evaluate"])
+
+
+def test_a_champion_of_another_test_split_is_measured_again_by_the_stage(own_data: Project) -> None:
+    own_data.dvc("repro")
+    before = read_json(own_data, "metrics.json")
+    for name in ("0", "1"):
+        image = Image.open(own_data.data / "test" / f"{name}.png")
+        image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(own_data.data / "test" / f"{name}-more.png")
+    own_data.set(train={"seed": 2})
+    done = own_data.dvc("repro")
+    assert "measuring the champion, version 1, on this test split" in done.stdout + done.stderr
+    first = store(own_data).get_model_version("tiny", "1")
+    (again,) = [json.loads(value) for key, value in first.tags.items() if key.startswith("measured_")]
+    after = read_json(own_data, "metrics.json")
+    assert (again["images"], after["images"]) == (before["images"] + 2, before["images"] + 2)
+    assert again["split_sha256"] == after["split_sha256"] != before["split_sha256"]
+    second = store(own_data).get_model_version("tiny", "2")
+    assert second.tags["decision_kind"] in ("promoted", "rejected", "tie")
+    assert f"against the champion's {again['model']['l1']:.4g} is" in second.tags["decision"]
 
 
 def test_a_changed_interval_of_logging_runs_nothing(project: Project) -> None:
