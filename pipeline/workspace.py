@@ -42,11 +42,11 @@ class Workspace:
     branch: str
     commit: str
 
-    def dvc(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A dvc command that reads or copies; stages are run by the flow, which can end them.
 
         Raises:
-            UserError: dvc has an objection.
+            UserError: dvc has an objection, unless `check` is False.
         """
         done = subprocess.run(
             [*dvc_command(), *arguments],
@@ -56,7 +56,7 @@ class Workspace:
             text=True,
             check=False,
         )
-        if done.returncode:
+        if check and done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
             said = lines[0].removeprefix("ERROR: ") if lines else done.stderr
             raise UserError(f"dvc {arguments[0]}: {said}")
