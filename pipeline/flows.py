@@ -10,6 +10,7 @@ from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
+from threading import Thread
 from time import monotonic
 from typing import Annotated, Any
 
@@ -29,7 +30,7 @@ from pix2pix.errors import UserError
 from pix2pix.files import sha256_file
 from pix2pix.params import Params
 
-from . import outcome, presets, workspace
+from . import outcome, presets, tracking, workspace
 from .registry import Registered, register
 from .repro import CARD, check_source
 from .stage_process import NETWORK_STATUS, Ended, StageProcesses
@@ -70,6 +71,8 @@ def retrain(
     """
     deployment = runtime.deployment.name or "local"
     try:
+        # MLflow takes seconds to load, which git and dvc take too.
+        Thread(target=tracking.connect, daemon=True).start()
         with workspace.workspace(str(runtime.flow_run.id), deployment) as made:
             params = workspace.set_params(made, preset, overrides or {})
             check_source(params, made.root)
@@ -91,7 +94,6 @@ def _retrain(
 ) -> State[Any]:
     log = get_run_logger()
     with ThreadPoolExecutor() as pool:
-        # MLflow's import takes as long as DVC's look at everything.
         before = pool.submit(outcome.champion, params)
         graph = pool.submit(_graph, made)
         settled = _settled(made)
