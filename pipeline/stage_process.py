@@ -24,7 +24,8 @@ NETWORK_STATUS = 3
 _MISTAKE = "error: "
 # What dvc says to somebody who would commit by hand.
 _CHATTER = re.compile(
-    r"(Use `dvc push`|To track the changes|To enable auto staging|\s*git add |Updating lock)"
+    r"Use `dvc push`|To track the changes|To enable auto staging|\s*git add |\s*dvc config |"
+    r"(Updating|Generating) lock file"
 )
 _RESTORED = re.compile(r"Stage '.*' (is cached - skipping run|didn't change, skipping)")
 _KILLED = re.compile(r"exited with -(\d+)$")
