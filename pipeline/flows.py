@@ -3,15 +3,16 @@
 Orchestration is Prefect's, versioning DVC's, the registry MLflow's; here is what lies between them.
 """
 
+import os
 import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, chdir, contextmanager
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
-from pathlib import Path
 from threading import Thread
-from time import monotonic
+from time import monotonic, sleep
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, runtime, task
@@ -27,7 +28,6 @@ from prefect.tasks import Task
 from pydantic import Field
 
 from pix2pix.errors import UserError
-from pix2pix.files import sha256_file
 from pix2pix.params import Params
 
 from . import outcome, presets, tracking, workspace
@@ -70,6 +70,8 @@ def retrain(
         gpu_timeout_h: hours to wait for the slot `gpu`.
     """
     deployment = runtime.deployment.name or "local"
+    if runtime.deployment.id:
+        Thread(target=_end_with_the_worker, daemon=True).start()
     try:
         # MLflow takes seconds to load, which git and dvc take too.
         Thread(target=tracking.connect, daemon=True).start()
@@ -77,11 +79,19 @@ def retrain(
             params = workspace.set_params(made, preset, overrides or {})
             check_source(params, made.root)
             if refresh:
-                params = _pin_archive(made, params)
+                params = workspace.pin_archive(made, params)
             return _retrain(made, params, deployment, force, stage_timeout_h, gpu_timeout_h)
     except UserError as error:
         get_run_logger().error("%s", error)
         return Failed(message=str(error))
+
+
+def _end_with_the_worker() -> None:
+    """Nobody could cancel a flow whose worker was killed, and a restarted worker does not know it."""
+    worker = os.getppid()
+    while os.getppid() == worker:
+        sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _retrain(
@@ -105,6 +115,8 @@ def _retrain(
             message = f"nothing has changed; {params.registry.model_name} version {known} is of this"
             log.info("%s", message)
             return Completed(name="Unchanged", message=message)
+    # Of runs that were killed with all that could have said so.
+    outcome.close_dead_runs(params, made)
     log.info("to look at: %s", ", ".join(plan.to_run) or "nothing; the registry has to be told")
     ended = _run_stages(made, plan, stage_timeout_h, gpu_timeout_h)
     if ended.status:
@@ -135,14 +147,6 @@ def _in_words(registered: Registered) -> str:
     verb = "registered as" if registered.created else "is"
     name, version = registered.model_name, registered.version
     return f"{name} {verb} version {version}, {registered.alias}: {registered.reason}"
-
-
-def _pin_archive(made: Workspace, params: Params) -> Params:
-    source = Path(params.dataset.source)
-    # The modules that draw or download a set are files too.
-    if not source.is_absolute() or not source.is_file():
-        return params
-    return workspace.set_params(made, None, {"dataset.sha256": sha256_file(source)})
 
 
 # --- what is to be done ------------------------------------------------------------------------------
@@ -325,18 +329,21 @@ class _Progress:
 
     def see(self, line: str) -> None:
         share = share_done(line)
-        if share is None:
-            return
-        if self.artifact is None:
-            self.artifact = create_progress_artifact(
-                share, key=self.stage.replace("_", "-"), description=line
-            )
-        else:
-            update_progress_artifact(self.artifact, share, description=line)
+        if share is not None:
+            self._show(share, line)
 
     def finish(self) -> None:
         if self.artifact is not None:
-            update_progress_artifact(self.artifact, 100.0)
+            self._show(100.0, "done")
+
+    def _show(self, share: float, text: str) -> None:
+        # An ornament: a server that is being restarted must not end a training.
+        with suppress(Exception):
+            if self.artifact is None:
+                key = self.stage.replace("_", "-")
+                self.artifact = create_progress_artifact(share, key=key, description=text)
+            else:
+                update_progress_artifact(self.artifact, share, description=text)
 
 
 def share_done(line: str) -> float | None:

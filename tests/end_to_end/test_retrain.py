@@ -292,7 +292,7 @@ def test_a_second_run_is_unchanged_and_adds_nothing(servers: Servers, first: tup
 def test_of_two_runs_started_together_one_waits_and_both_end_well(
     servers: Servers, first: tuple[str, Any, bool]
 ) -> None:
-    runs = [servers.begin(), servers.begin()]
+    runs = [servers.begin(), servers.begin(refresh=True)]
     assert [servers.ended(run)["name"] for run in runs] == ["Unchanged", "Unchanged"]
     states = [servers.get(f"/flow_run_states/?flow_run_id={run}") for run in runs]
     waited = ["AwaitingConcurrencySlot" in {item["name"] for item in items} for items in states]
