@@ -2,7 +2,7 @@
 
 import base64
 import io
-import logging
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,11 +14,9 @@ from pix2pix.errors import UserError
 from pix2pix.params import Params, distance_names
 
 from . import tracking
-from .registry import Registered
+from .registry import CHAMPION, Registered
 from .summary import ROWS
 from .workspace import FOLDER, Workspace
-
-log = logging.getLogger(__name__)
 
 COMMIT_TAG = "retrain_commit"
 GRID = Path("reports/test_grid.png")
@@ -31,13 +29,14 @@ def champion(params: Params) -> Mapping[str, Any] | None:
 
     Whether there is one is the gate's question, which asks again and believes no silence.
     """
-    with suppress(UserError), tracking.reachable() as mlflow:
+    from mlflow.exceptions import MlflowException
+
+    with suppress(UserError, MlflowException), tracking.reachable() as mlflow:
         client, name = mlflow.MlflowClient(), params.registry.model_name
-        found = client.search_registered_models(f"name = '{_quoted(name)}'")
-        version = found[0].aliases.get("champion") if found else None
+        version = client.get_registered_model(name).aliases.get(CHAMPION)
         if version is not None:
-            tags = client.get_model_version(name, str(version)).tags
-            return _read(tags.get("metrics", ""))
+            measured = client.get_model_version(name, str(version)).tags.get("metrics", "")
+            return dict(json.loads(measured)) if measured else None
     return None
 
 
@@ -159,13 +158,3 @@ def _data_uri(picture: Path) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _read(text: str) -> Mapping[str, Any] | None:
-    import json
-
-    return dict(json.loads(text)) if text else None
-
-
-def _quoted(name: str) -> str:
-    return name.replace("'", "''")

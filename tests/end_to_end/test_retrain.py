@@ -76,6 +76,10 @@ class Servers:
             item["name"].rpartition("-")[0]: (item["state_name"], item["state"]["message"]) for item in found
         }
 
+    def artifacts(self, run: str) -> dict[str, Any]:
+        found = self.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
+        return {item["key"]: item for item in found}
+
     def slots_taken(self) -> float:
         return float(self.get("/v2/concurrency_limits/gpu")["active_slots"])
 
@@ -205,8 +209,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         yield Servers(project, api, mlflow.MlflowClient(store, store), mirror)
     finally:
         mirror.shutdown()
-        under = psutil.Process(honcho.pid).children(recursive=True)
-        honcho.send_signal(signal.SIGINT)
+        # The last test has ended it already.
+        under = [] if honcho.poll() is not None else psutil.Process(honcho.pid).children(recursive=True)
+        if under:
+            honcho.send_signal(signal.SIGINT)
         honcho.wait(60)
         _, alive = psutil.wait_procs(under, 20)
         for process in alive:
@@ -270,8 +276,7 @@ def test_the_run_leaves_a_commit_that_the_version_carries(
 def test_the_page_has_the_numbers_the_decision_and_the_picture(
     servers: Servers, first: tuple[str, Any, bool]
 ) -> None:
-    found = servers.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [first[0]]}})
-    artifacts = {item["key"]: item for item in found}
+    artifacts = servers.artifacts(first[0])
     assert set(artifacts) == {"quickstart-metrics", "quickstart-decision", "quickstart-test-grid"}
     rows = json.loads(artifacts["quickstart-metrics"]["data"])
     assert [row["metric"] for row in rows][2] == "L1 (0–1)"
@@ -389,7 +394,9 @@ def test_cancelling_ends_the_whole_tree_and_frees_the_slot(servers: Servers) -> 
     assert not (servers.project.root / ".retrain" / run).exists()
 
 
-def test_a_killed_trainer_and_a_killed_flow_end_crashed_and_the_next_run_goes_on(servers: Servers) -> None:
+def test_a_killed_trainer_and_a_killed_flow_end_crashed_and_the_next_run_goes_on(
+    servers: Servers, first: tuple[str, Any, bool]
+) -> None:
     run = servers.begin(overrides=LONG)
     servers.trainer(run).kill()
     ended = servers.ended(run, 90)
@@ -409,4 +416,17 @@ def test_a_killed_trainer_and_a_killed_flow_end_crashed_and_the_next_run_goes_on
     last = servers.begin(overrides=LONG)
     assert servers.ended(last)["type"] == "COMPLETED"
     assert "going on from the checkpoint at step" in servers.said(last)
+    rows = servers.artifacts(last)["quickstart-metrics"]
+    assert all(row["champion"] and row["difference"] for row in json.loads(rows["data"]))
     assert [path.name for path in (servers.project.root / ".retrain").iterdir()] == ["lock"]
+
+
+def test_the_death_of_the_worker_ends_its_flow_and_with_it_the_servers(servers: Servers) -> None:
+    """The last one: afterwards nothing answers any more."""
+    run = servers.begin(overrides={**LONG, "train.seed": 4, "train.epochs": 5000})
+    servers.trainer(run)
+    flow = servers.flow_process(run)
+    worker = flow.parent()
+    assert worker is not None and "worker start" in " ".join(worker.cmdline())
+    worker.kill()
+    wait_for(lambda: not servers.processes(run) and not flow.is_running(), 90)
