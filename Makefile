@@ -1,6 +1,7 @@
 # make repro   from a fresh clone to a registered generator
 # make test    the whole test suite          make lint    formatting, lint, types, Dockerfile
 # make ui      the MLflow page on port 5000  make clean   stale checkpoints and caches of tools
+# make servers MLflow, Prefect and a worker for scheduled retraining; other ports: MLFLOW_PORT, PREFECT_PORT
 SHELL := /bin/bash
 .DEFAULT_GOAL := repro
 MAKEFLAGS += --no-print-directory
@@ -15,7 +16,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: repro test lint ui clean lock
+.PHONY: repro test lint ui servers clean lock
 
 repro: $(VENV)/.installed
 	@pix2pix repro
@@ -28,6 +29,18 @@ lint: $(VENV)/.installed
 
 ui: $(VENV)/.installed
 	@pix2pix ui
+
+MLFLOW_PORT ?= 5000
+PREFECT_PORT ?= 4200
+servers: export MLFLOW_PORT := $(MLFLOW_PORT)
+servers: export PREFECT_PORT := $(PREFECT_PORT)
+servers: export MLFLOW_TRACKING_URI := http://127.0.0.1:$(MLFLOW_PORT)
+servers: export PREFECT_API_URL := http://127.0.0.1:$(PREFECT_PORT)/api
+# As without a server, so that the pages and the files name the same places.
+servers: export MLFLOW_ARTIFACTS := file://$(CURDIR)/mlartifacts
+servers: export PREFECT_HOME := $(CURDIR)/.prefect
+servers: $(VENV)/.installed
+	@honcho start; status=$$?; test $$status = 130 || exit $$status
 
 clean:
 	@test ! -d .checkpoints || test ! -x $(BIN)/python || $(BIN)/python -m stages.train --remove-stale

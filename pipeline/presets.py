@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +29,59 @@ def apply(name: str) -> list[str]:
     Raises:
         UserError: no such preset, params.yaml is not valid, or would not be; it is then as it was.
     """
-    preset = PRESETS / f"{name}.yaml"
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
-        raise UserError(f"preset {name!r}: unknown; {hint}")
-    load()
-    overlay = read_yaml(preset)
+    return lay(name, {})
+
+
+def lay(name: str | None, overrides: Mapping[str, Any], root: Path = Path()) -> list[str]:
+    """Lay a preset, if one is named, and then single values over the params.yaml in `root`.
+
+    Args:
+        overrides: values by dotted key, such as `{"train.epochs": 3}`.
+
+    Returns:
+        What changed, as `section.key: old → new`.
+
+    Raises:
+        UserError: no such preset, params.yaml is not valid, or would not be; it is then as it was.
+    """
+    file = root / PARAMS_FILE
+    load(file)
+    layers = [] if name is None else [_preset(name, root)]
+    if overrides:
+        layers.append(("overrides", _nested(overrides, read_yaml(file))))
     round_trip = YAML()
     round_trip.preserve_quotes = True
     # A long line stays one.
     round_trip.width = sys.maxsize
-    values = round_trip.load(PARAMS_FILE.read_text(encoding="utf-8"))
-    changes = _lay_over(values, overlay, str(preset))
-    validate(read_plain(values), f"{preset} over {PARAMS_FILE}")
-    with atomic_file(PARAMS_FILE) as partial, partial.open("w", encoding="utf-8") as file:
-        round_trip.dump(values, file)
+    values = round_trip.load(file.read_text(encoding="utf-8"))
+    changes = []
+    for origin, overlay in layers:
+        changes += _lay_over(values, overlay, origin)
+        validate(read_plain(values), f"{origin} over {PARAMS_FILE}")
+    with atomic_file(file) as partial, partial.open("w", encoding="utf-8") as written:
+        round_trip.dump(values, written)
     return changes
+
+
+def _preset(name: str, root: Path) -> tuple[str, Any]:
+    known = sorted(file.stem for file in (root / PRESETS).glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        raise UserError(f"preset {name!r}: unknown; {hint}")
+    preset = PRESETS / f"{name}.yaml"
+    return str(preset), read_yaml(root / preset)
+
+
+def _nested(overrides: Mapping[str, Any], values: Any) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        section, dot, key = dotted.partition(".")
+        if not dot:
+            # No section can be replaced by a value, so this says which key was meant.
+            validate({**values, dotted: value}, "overrides")
+        nested.setdefault(section, {}).update({key: value} if dot else value)
+    return nested
 
 
 def _lay_over(values: Any, overlay: Any, origin: str) -> list[str]:

@@ -39,7 +39,7 @@ def repro(targets: Sequence[str]) -> str:
     from . import registry, summary
 
     params = params_file.load()
-    _check_source(params)
+    check_source(params)
     run_dvc(["repro", *targets])
     if targets:
         return ""
@@ -103,9 +103,9 @@ def _wait(command: Sequence[str], environment: Mapping[str, str], asked: Sequenc
                 passed_on = True
 
 
-def _check_source(params: Params) -> None:
-    source = Path(params.dataset.source)
-    if not source.exists():
+def check_source(params: Params, root: Path = Path()) -> None:
+    """Raises UserError where dataset.source is not there, seen from the project's folder `root`."""
+    if not (root / params.dataset.source).exists():
         raise UserError(
             f"params.yaml: dataset.source = {params.dataset.source!r}: no such file or folder; "
             "give the path of an archive or folder, or pix2pix/datasets.py for a published set"

@@ -1,0 +1,160 @@
+"""What a scheduled run asks the registry, tells it, and shows on Prefect's page."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+
+from pix2pix.errors import UserError
+from pix2pix.params import Params, distance_names
+
+from . import tracking
+from .registry import CHAMPION, Registered
+from .summary import ROWS
+from .workspace import FOLDER, Workspace
+
+COMMIT_TAG = "retrain_commit"
+GRID = Path("reports/test_grid.png")
+# Wide enough to judge, small enough for a row in a database.
+GRID_PX = 1000
+
+
+def champion(params: Params) -> Mapping[str, Any] | None:
+    """The standing champion's metrics, to be shown beside the challenger's; None where none can be seen.
+
+    Whether there is one is the gate's question, which asks again and believes no silence.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with suppress(UserError, MlflowException), tracking.reachable() as mlflow:
+        client, name = mlflow.MlflowClient(), params.registry.model_name
+        version = client.get_registered_model(name).aliases.get(CHAMPION)
+        if version is not None:
+            measured = client.get_model_version(name, str(version)).tags.get("metrics", "")
+            return dict(json.loads(measured)) if measured else None
+    return None
+
+
+def registered(params: Params, root: Path) -> str | None:
+    """The version in the registry that holds the ONNX file which the reports in `root` describe.
+
+    Raises:
+        UserError: the store cannot be reached.
+    """
+    export = root / "reports" / "export.json"
+    if not export.exists():
+        return None
+    digest = tracking.read_json(export)["onnx_sha256"]
+    with tracking.reachable() as mlflow:
+        found = mlflow.MlflowClient().search_model_versions(f"tags.onnx_sha256 = '{digest}'")
+        name = params.registry.model_name
+        return next((str(version.version) for version in found if version.name == name), None)
+
+
+def tag_commit(done: Registered, commit: str) -> None:
+    """Name the commit that reproduces a version; the first that did keeps its place."""
+    with tracking.reachable() as mlflow:
+        client = mlflow.MlflowClient()
+        if COMMIT_TAG not in client.get_model_version(done.model_name, done.version).tags:
+            client.set_model_version_tag(done.model_name, done.version, COMMIT_TAG, commit)
+
+
+def close_dead_runs(params: Params, made: Workspace) -> None:
+    """Mark the MLflow runs of this workspace's killed trainer, which could not say so itself, as KILLED."""
+    with suppress(UserError), tracking.reachable() as mlflow:
+        client = mlflow.MlflowClient()
+        experiment = mlflow.get_experiment_by_name(params.registry.model_name)
+        if experiment is None:
+            return
+        query = f"attributes.status = 'RUNNING' and tags.`mlflow.source.name` LIKE '%/{FOLDER}/%'"
+        for run in client.search_runs([experiment.experiment_id], query):
+            source = Path(run.data.tags["mlflow.source.name"])
+            # A run that was taken up again bears the place where it began, which is no longer there.
+            if source.is_relative_to(made.root) or not source.exists():
+                client.set_terminated(run.info.run_id, "KILLED")
+
+
+def publish(
+    params: Params,
+    done: Registered,
+    standing: Mapping[str, Any] | None,
+    deployment: str,
+    branch: str,
+    commit: str,
+) -> None:
+    """The run's artifacts on Prefect's page: numbers, decision with links, and the test grid.
+
+    Call it in the workspace, where the reports are.
+    """
+    metrics = tracking.read_json(tracking.REPORTS / "metrics.json")
+    create_table_artifact(
+        table(metrics, standing), key=f"{deployment}-metrics", description=f"{metrics['images']} test images"
+    )
+    create_markdown_artifact(_decision(done, branch, commit), key=f"{deployment}-decision")
+    create_image_artifact(
+        _data_uri(GRID), key=f"{deployment}-test-grid", description="input, target, output of test pairs"
+    )
+
+
+def table(metrics: Mapping[str, Any], standing: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """A row for each metric: champion, challenger, difference, baseline and floor."""
+    frechet, kernel = distance_names(metrics["features"]["name"])
+    rows = []
+    for key, label, note in ((kernel, kernel, ""), (frechet, frechet, ""), *ROWS):
+        # Other test images or other features give numbers that cannot be set against these.
+        same = standing is not None and all(
+            standing.get(part) == metrics[part] for part in ("split_sha256", "features")
+        )
+        old = standing["model"].get(key) if standing is not None and same else None
+        new = metrics["model"][key]
+        rows.append(
+            {
+                "metric": f"{label} ({note})" if note else label,
+                "champion": _number(old),
+                "challenger": _number(new),
+                "difference": "" if old is None else f"{new - old:+.4g}",
+                "input as output": _number(metrics["input_as_output"][key]),
+                "floor": _number(metrics["floor"].get(key)),
+            }
+        )
+    return rows
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _decision(done: Registered, branch: str, commit: str) -> str:
+    lines = [
+        f"**{done.model_name} version {done.version} is {done.alias}**: {done.reason}.",
+        "",
+        f"- commit `{commit}` on `{branch}`",
+    ]
+    with tracking.reachable() as mlflow:
+        version = mlflow.MlflowClient().get_model_version(done.model_name, done.version)
+        run = mlflow.MlflowClient().get_run(version.run_id).info
+    if tracking.store_uri().startswith(("http://", "https://")):
+        address = f"{tracking.store_name().rstrip('/')}/#"
+        lines += [
+            f"- [MLflow run {run.run_name}]({address}/experiments/{run.experiment_id}/runs/{run.run_id})",
+            f"- [version {done.version}]({address}/models/{done.model_name}/versions/{done.version})",
+        ]
+    else:
+        lines.append(f"- MLflow run {run.run_name} in `{tracking.store_name()}`")
+    return "\n".join(lines)
+
+
+def _data_uri(picture: Path) -> str:
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        small = image.convert("RGB")
+        small.thumbnail((GRID_PX, GRID_PX))
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

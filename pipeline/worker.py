@@ -1,0 +1,71 @@
+"""`make servers`, once the servers answer: makes what the deployments need, deploys, becomes the worker."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from urllib.error import URLError
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+
+from .flows import GPU_LIMIT
+
+WORK_POOL = "pix2pix"
+# The first start makes two databases, on a busy machine one after the other.
+PATIENCE_S = 180.0
+
+
+def main() -> None:
+    """Become the worker of the pool.
+
+    Raises:
+        SystemExit: a server does not answer in time, or prefect.yaml cannot be deployed.
+    """
+    api, mlflow = str(PREFECT_API_URL.value()), os.environ["MLFLOW_TRACKING_URI"]
+    _wait_for(f"{api}/health")
+    _wait_for(f"{mlflow}/health")
+    with get_client(sync_client=True) as client:
+        _prepare(client)
+    prefect = [sys.executable, "-m", "prefect"]
+    done = subprocess.run(
+        [*prefect, "--no-prompt", "deploy", "--all"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"prefect.yaml cannot be deployed:\n{done.stdout}{done.stderr}")
+    print(f"\n  MLflow   {mlflow}\n  Prefect  {api.removesuffix('/api')}\n", flush=True)
+    os.execv(
+        sys.executable,
+        [*prefect, "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", "here"],
+    )
+
+
+def _prepare(client: SyncPrefectClient) -> None:
+    """The work pool and the limit, where they are missing; what somebody has set there stays."""
+    try:
+        client.read_work_pool(WORK_POOL)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+    try:
+        client.read_global_concurrency_limit_by_name(GPU_LIMIT)
+    except ObjectNotFound:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GPU_LIMIT, limit=1))
+
+
+def _wait_for(address: str) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except (URLError, OSError) as error:
+            if time.monotonic() > end:
+                sys.exit(f"{address}: no answer in {PATIENCE_S:.0f} s ({error})")
+            time.sleep(0.3)
+
+
+if __name__ == "__main__":
+    main()

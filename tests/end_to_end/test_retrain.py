@@ -1,0 +1,432 @@
+"""The flow `retrain` as a user has it: honcho's servers and worker, deployments, plugs pulled out."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+from .conftest import STAGES, Project, checkout, wait_for, write_data
+
+# Long enough to be killed in, short enough to be finished.
+LONG = {"train.epochs": 40, "run.checkpoint_every_epochs": 1}
+DONE = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+@dataclass
+class Servers:
+    """A project whose `make servers` is running, and the mirror that published sets come from."""
+
+    project: Project
+    api: str
+    mlflow: mlflow.MlflowClient
+    mirror: "Mirror"
+
+    def post(self, path: str, **body: Any) -> Any:
+        return self._ask("POST", path, json=body)
+
+    def get(self, path: str) -> Any:
+        return self._ask("GET", path)
+
+    def _ask(self, method: str, path: str, **arguments: Any) -> Any:
+        with requests.Session() as session:
+            # While SQLite is busy the server answers 503, and Prefect's own clients ask again too.
+            patient = Retry(total=8, backoff_factor=0.3, status_forcelist=[503], allowed_methods=None)
+            session.mount("http://", HTTPAdapter(max_retries=patient))
+            answer = session.request(method, f"{self.api}{path}", timeout=30, **arguments)
+            answer.raise_for_status()
+            return answer.json()
+
+    def begin(self, **parameters: Any) -> str:
+        """Ask for a run of the quickstart's deployment, on the project's own parameters; its id."""
+        deployment = self.get("/deployments/name/retrain/quickstart")["id"]
+        parameters = {"preset": None, **parameters}
+        return str(self.post(f"/deployments/{deployment}/create_flow_run", parameters=parameters)["id"])
+
+    def ended(self, run: str, seconds: float = 240) -> dict[str, Any]:
+        """The run's final state."""
+        wait_for(lambda: self.get(f"/flow_runs/{run}")["state_type"] in DONE, seconds, every=0.5)
+        return dict(self.get(f"/flow_runs/{run}")["state"])
+
+    def said(self, run: str) -> str:
+        time.sleep(3)  # Logs are sent every other second.
+        logs = self.post("/logs/filter", logs={"flow_run_id": {"any_": [run]}}, limit=200)
+        return "\n".join(line["message"] for line in logs)
+
+    def tasks(self, run: str) -> dict[str, tuple[str, str]]:
+        found = self.post("/task_runs/filter", task_runs={"flow_run_id": {"any_": [run]}})
+        return {
+            item["name"].rpartition("-")[0]: (item["state_name"], item["state"]["message"]) for item in found
+        }
+
+    def artifacts(self, run: str) -> dict[str, Any]:
+        found = self.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
+        return {item["key"]: item for item in found}
+
+    def slots_taken(self) -> float:
+        return float(self.get("/v2/concurrency_limits/gpu")["active_slots"])
+
+    def versions(self) -> list[Any]:
+        return sorted(
+            self.mlflow.search_model_versions("name='tiny'"), key=lambda version: int(version.version)
+        )
+
+    def runs(self) -> list[Any]:
+        experiment = self.mlflow.get_experiment_by_name("tiny")
+        return self.mlflow.search_runs([experiment.experiment_id]) if experiment else []
+
+    def processes(self, run: str, what: str = "") -> list[psutil.Process]:
+        """The processes that work in the run's worktree, its dvc and its stages."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                line = " ".join(process.cmdline())
+                if (
+                    f"/{run}/" in process.cwd() + "/"
+                    and what in line
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def trainer(self, run: str) -> psutil.Process:
+        """The run's trainer, once it has something to go on from."""
+        checkpoints = self.project.root / ".checkpoints"
+
+        def ready() -> psutil.Process | None:
+            for process in self.processes(run, "stages.train"):
+                written = [file.stat().st_mtime for file in checkpoints.glob("*/checkpoint.pt")]
+                # Not those of an earlier training.
+                if any(time_s > process.create_time() for time_s in written):
+                    return process
+            return None
+
+        found = wait_for(ready, 120)
+        assert isinstance(found, psutil.Process)
+        return found
+
+    def flow_process(self, run: str) -> psutil.Process:
+        """Above dvc and the trainer."""
+        return next(
+            process for process in self.trainer(run).parents() if "prefect" in " ".join(process.cmdline())
+        )
+
+    def nothing_is_left(self, run: str) -> bool:
+        return not self.processes(run) and self.slots_taken() == 0
+
+
+class Mirror(ThreadingHTTPServer):
+    """Answers 503 to the first `refusals` requests and then with an archive of combined pairs."""
+
+    refusals = 0
+
+    def __init__(self, archive: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.archive = archive
+        self.asked: list[int] = []
+
+
+class _Answer(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        mirror = self.server
+        assert isinstance(mirror, Mirror)
+        status = 503 if len(mirror.asked) < mirror.refusals else 200
+        mirror.asked.append(status)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(mirror.archive) if status == 200 else 0))
+        self.end_headers()
+        if status == 200:
+            self.wfile.write(mirror.archive)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a failing test should show its own lines."""
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """What `make servers` starts, on other ports, in a project of tiny parameters."""
+    folder = tmp_path_factory.mktemp("retrain")
+    write_data(folder / "data")
+    project = checkout(folder / "project", folder / "data")
+    shutil.make_archive(str(folder / "facades"), "gztar", folder / "data")
+    mirror = Mirror((folder / "facades.tar.gz").read_bytes())
+    Thread(target=mirror.serve_forever, daemon=True).start()
+    store, api = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}/api"
+    # A user's other ports are in the project's file; no variable names them in the commands below.
+    settings = project.root / "prefect.toml"
+    settings.write_text(settings.read_text().replace("http://127.0.0.1:4200/api", api))
+    project.run("git", "commit", "-q", "-a", "-m", "other ports")
+    variables = {
+        "MLFLOW_PORT": store.rpartition(":")[2],
+        "PREFECT_PORT": api.removesuffix("/api").rpartition(":")[2],
+        "MLFLOW_TRACKING_URI": store,
+        "PREFECT_API_URL": api,
+        "MLFLOW_ARTIFACTS": (project.root / "mlartifacts").as_uri(),
+        "PREFECT_HOME": str(project.root / ".prefect"),
+        "DO_NOT_TRACK": "true",
+        "PIX2PIX_MIRROR": f"http://127.0.0.1:{mirror.server_port}",
+        # The official addresses are out of reach, on any machine alike.
+        **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
+        "no_proxy": "127.0.0.1,localhost",
+    }
+    log = folder / "servers.log"
+    with log.open("w") as output:
+        honcho = subprocess.Popen(
+            [sys.executable, "-m", "honcho", "start"],
+            cwd=project.root,
+            env=project.environment(**variables),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_for(lambda: "Worker 'here' started" in log.read_text() or honcho.poll() is not None, 240)
+        assert honcho.poll() is None, log.read_text()
+        yield Servers(project, api, mlflow.MlflowClient(store, store), mirror)
+    finally:
+        mirror.shutdown()
+        # The last test has ended it already.
+        under = [] if honcho.poll() is not None else psutil.Process(honcho.pid).children(recursive=True)
+        if under:
+            honcho.send_signal(signal.SIGINT)
+        honcho.wait(60)
+        _, alive = psutil.wait_procs(under, 20)
+        for process in alive:
+            process.kill()
+        assert not alive, f"Ctrl-C left {alive}"
+
+
+def state(project: Project) -> tuple[str, ...]:
+    return tuple(
+        project.run("git", *command).stdout
+        for command in (["status", "--porcelain"], ["rev-parse", "HEAD"], ["worktree", "list"])
+    )
+
+
+@pytest.fixture(scope="module")
+def first(servers: Servers) -> tuple[str, subprocess.CompletedProcess[str], bool]:
+    """The first run, as a user types it: its id, what was printed, and whether the tree is as it was."""
+    (servers.project.root / "params.yaml").open("a").write("# a change of the user's\n")
+    before = state(servers.project)
+    done = servers.project.run(
+        *(sys.executable, "-m", "prefect", "deployment", "run", "retrain/quickstart", "-p", "preset=null"),
+        "--watch",
+        ok=False,
+    )
+    found = re.search(r"UUID: (\S+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    return found[1], done, before == state(servers.project)
+
+
+def test_the_first_run_ends_completed_with_a_task_for_every_stage(
+    servers: Servers, first: tuple[str, Any, bool]
+) -> None:
+    run, done, _ = first
+    assert done.returncode == 0, servers.said(run)
+    assert "finished successfully in 'Completed'" in done.stdout
+    assert servers.tasks(run) == {stage: ("Completed", "done") for stage in STAGES}
+    assert "training on cpu" in servers.said(run)
+    assert servers.nothing_is_left(run)
+
+
+def test_the_users_tree_is_untouched_and_the_worktree_is_gone(
+    servers: Servers, first: tuple[str, Any, bool]
+) -> None:
+    assert first[2]
+    assert [path.name for path in (servers.project.root / ".retrain").iterdir()] == ["lock"]
+
+
+def test_the_run_leaves_a_commit_that_the_version_carries(
+    servers: Servers, first: tuple[str, Any, bool]
+) -> None:
+    git = servers.project.run
+    commit = git("git", "rev-parse", "retrain/quickstart").stdout.strip()
+    names = git("git", "diff", "--name-only", "HEAD", commit).stdout.split()
+    assert {"dvc.lock", "reports/metrics.json", "reports/export.json"} <= set(names)
+    (version,) = servers.versions()
+    assert version.tags["retrain_commit"] == commit
+    export = json.loads(git("git", "show", f"{commit}:reports/export.json").stdout)
+    assert version.tags["onnx_sha256"] == export["onnx_sha256"]
+
+
+def test_the_page_has_the_numbers_the_decision_and_the_picture(
+    servers: Servers, first: tuple[str, Any, bool]
+) -> None:
+    artifacts = servers.artifacts(first[0])
+    assert set(artifacts) == {"quickstart-metrics", "quickstart-decision", "quickstart-test-grid"}
+    rows = json.loads(artifacts["quickstart-metrics"]["data"])
+    assert [row["metric"] for row in rows][2] == "L1 (0–1)"
+    assert all(row["challenger"] and row["champion"] == "" for row in rows)
+    decision = artifacts["quickstart-decision"]["data"]
+    assert "**tiny version 1 is champion**" in decision and "/#/models/tiny/versions/1" in decision
+    assert artifacts["quickstart-test-grid"]["data"].startswith("data:image/png;base64,")
+
+
+def test_a_second_run_is_unchanged_and_adds_nothing(servers: Servers, first: tuple[str, Any, bool]) -> None:
+    before = len(servers.versions()), len(servers.runs())
+    run = servers.begin()
+    assert servers.ended(run)["name"] == "Unchanged"
+    assert (len(servers.versions()), len(servers.runs())) == before
+    assert servers.tasks(run) == {}
+
+
+def test_of_two_runs_started_together_one_waits_and_both_end_well(
+    servers: Servers, first: tuple[str, Any, bool]
+) -> None:
+    runs = [servers.begin(), servers.begin(refresh=True)]
+    assert [servers.ended(run)["name"] for run in runs] == ["Unchanged", "Unchanged"]
+    states = [servers.get(f"/flow_run_states/?flow_run_id={run}") for run in runs]
+    waited = ["AwaitingConcurrencySlot" in {item["name"] for item in items} for items in states]
+    assert sorted(waited) == [False, True]
+
+
+def test_what_the_registry_lost_is_restored_and_registered_without_training(
+    servers: Servers, first: tuple[str, Any, bool]
+) -> None:
+    (lost,) = servers.versions()
+    servers.mlflow.delete_registered_model("tiny")
+    run = servers.begin()
+    assert servers.ended(run)["name"] == "Completed"
+    assert servers.tasks(run) == {stage: ("Completed", "unchanged, restored from cache") for stage in STAGES}
+    (again,) = servers.versions()
+    assert again.tags["onnx_sha256"] == lost.tags["onnx_sha256"]
+    assert again.tags["retrain_commit"] == lost.tags["retrain_commit"]
+
+
+# --- mistakes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parameter", ["preset=facade", "refresh=perhaps", "stage_timeout_h=0", "lr=3"])
+def test_a_value_that_cannot_be_is_refused_before_anything_starts(servers: Servers, parameter: str) -> None:
+    before = flow_runs(servers)
+    command = ("-m", "prefect", "deployment", "run", "retrain/quickstart", "-p", parameter)
+    refused = servers.project.run(sys.executable, *command, ok=False)
+    assert refused.returncode == 1
+    assert parameter.partition("=")[0] in refused.stdout + refused.stderr
+    assert flow_runs(servers) == before
+
+
+def flow_runs(servers: Servers) -> int:
+    return int(servers.post("/flow_runs/count"))
+
+
+def test_mistakes_of_the_user_fail_the_run_with_their_one_line(servers: Servers, tmp_path: Path) -> None:
+    typo = servers.begin(overrides={"train.epoch": 3})
+    message = servers.ended(typo)["message"]
+    assert message == "overrides over params.yaml: train.epoch: unknown key; did you mean train.epochs?"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "note.txt").write_text("no image")
+    bad = servers.begin(overrides={"dataset.source": str(tmp_path / "empty"), "dataset.name": "empty"})
+    ended = servers.ended(bad)
+    assert ended["type"] == "FAILED"
+    assert ended["message"].startswith(f"dataset.source: {tmp_path / 'empty'} holds no image")
+    tasks = servers.tasks(bad)
+    assert tasks["fetch"] == ("Failed", ended["message"])
+    assert tasks["prepare"][0] == "NotReady"
+    assert servers.nothing_is_left(bad)
+
+
+def test_a_slot_that_stays_taken_and_a_stage_that_takes_too_long_end_at_their_time_outs(
+    servers: Servers,
+) -> None:
+    slot = {"names": ["gpu"], "slots": 1, "mode": "concurrency"}
+    servers.post("/v2/concurrency_limits/increment", **slot)
+    try:
+        waiting = servers.begin(overrides={"train.seed": 3}, gpu_timeout_h=0.001)
+        assert servers.ended(waiting)["message"].startswith("train: no slot of gpu was free for 0.001 h")
+    finally:
+        servers.post("/v2/concurrency_limits/decrement", **slot)
+    slow = servers.begin(overrides={"train.seed": 3, "train.epochs": 5000}, stage_timeout_h=0.004)
+    assert servers.ended(slow)["message"] == "train: ended after 0.004 h, its time-out"
+    assert servers.nothing_is_left(slow)
+
+
+def test_a_source_that_fails_at_first_is_asked_again_later(servers: Servers) -> None:
+    # As often as one try of fetch asks for itself.
+    servers.mirror.refusals = 4
+    published = {"dataset.source": "pix2pix/datasets.py", "dataset.name": "facades"}
+    run = servers.begin(overrides=published)
+    wait_for(lambda: servers.tasks(run).get("fetch", ("", ""))[0] == "AwaitingRetry", 90, every=0.3)
+    assert servers.mirror.asked == [503] * 4
+    wait_for(lambda: servers.tasks(run)["fetch"][0] == "Completed", 90, every=0.5)
+    assert servers.mirror.asked == [503] * 4 + [200]
+    servers.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
+    assert servers.ended(run)["type"] == "CANCELLED"
+
+
+# --- pulled plugs ------------------------------------------------------------------------------------
+
+
+def test_cancelling_ends_the_whole_tree_and_frees_the_slot(servers: Servers) -> None:
+    run = servers.begin(overrides={**LONG, "train.seed": 2})
+    servers.trainer(run)
+    assert servers.slots_taken() == 1
+    flow = servers.flow_process(run)
+    command = ("-m", "prefect", "flow-run", "cancel", run)
+    servers.project.run(sys.executable, *command)
+    wait_for(lambda: not servers.processes(run) and not flow.is_running(), 15)
+    assert servers.ended(run)["type"] == "CANCELLED"
+    wait_for(lambda: servers.nothing_is_left(run), 15)
+    assert not (servers.project.root / ".retrain" / run).exists()
+
+
+def test_a_killed_trainer_and_a_killed_flow_end_crashed_and_the_next_run_goes_on(
+    servers: Servers, first: tuple[str, Any, bool]
+) -> None:
+    run = servers.begin(overrides=LONG)
+    servers.trainer(run).kill()
+    ended = servers.ended(run, 90)
+    assert (ended["type"], ended["message"]) == ("CRASHED", "train: ended by SIGKILL")
+    assert servers.nothing_is_left(run)
+    assert not [found for found in servers.runs() if found.info.status == "RUNNING"]
+
+    run = servers.begin(overrides=LONG)
+    servers.trainer(run)
+    os.kill(servers.flow_process(run).pid, signal.SIGKILL)
+    wait_for(lambda: not servers.processes(run), 20)
+    assert servers.ended(run, 90)["type"] == "CRASHED"
+    assert not [found for found in servers.runs() if found.info.status == "RUNNING"]
+    assert (servers.project.root / ".retrain" / run).exists()
+
+    # Nobody gives the slot back: it is free when its lease has run out.
+    last = servers.begin(overrides=LONG)
+    assert servers.ended(last)["type"] == "COMPLETED"
+    assert "going on from the checkpoint at step" in servers.said(last)
+    rows = servers.artifacts(last)["quickstart-metrics"]
+    assert all(row["champion"] and row["difference"] for row in json.loads(rows["data"]))
+    assert [path.name for path in (servers.project.root / ".retrain").iterdir()] == ["lock"]
+
+
+def test_the_death_of_the_worker_ends_its_flow_and_with_it_the_servers(servers: Servers) -> None:
+    """The last one: afterwards nothing answers any more."""
+    run = servers.begin(overrides={**LONG, "train.seed": 4, "train.epochs": 5000})
+    servers.trainer(run)
+    flow = servers.flow_process(run)
+    worker = flow.parent()
+    assert worker is not None and "worker start" in " ".join(worker.cmdline())
+    worker.kill()
+    wait_for(lambda: not servers.processes(run) and not flow.is_running(), 90)
