@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from graphlib import TopologicalSorter
 from threading import Thread
 from time import monotonic, sleep
@@ -27,6 +28,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 from pydantic import Field
 
+from pix2pix import remeasurement
 from pix2pix.errors import UserError
 from pix2pix.params import Params
 
@@ -135,7 +137,9 @@ def _finish(made: Workspace, params: Params, deployment: str, champion: Any) -> 
     commit = workspace.leave_commit(made, f"{made.branch}: {params.registry.model_name} retrained")
     log.info("%s is %s", made.branch, commit)
     with chdir(made.root):
-        registered = register(params, CARD.read_text(encoding="utf-8"))
+        # The stage has registered already, if it ran; a restored one runs no code.
+        measure = partial(remeasurement.measure, params.evaluate)
+        registered = register(params, CARD.read_text(encoding="utf-8"), measure)
         outcome.tag_commit(registered, commit)
         outcome.publish(params, registered, champion, deployment, made.branch, commit)
     message = _in_words(registered)

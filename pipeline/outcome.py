@@ -14,7 +14,8 @@ from pix2pix.errors import UserError
 from pix2pix.params import Params, distance_names
 
 from . import tracking
-from .registry import CHAMPION, Registered
+from .promotion import CHAMPION
+from .registry import Registered
 from .summary import ROWS
 from .workspace import FOLDER, Workspace
 

@@ -90,7 +90,7 @@ def test_the_command_line_loads_torch_only_for_commands_on_weights() -> None:
     users = {path.name for room in ROOMS for path in modules(room) if imports(path) & WEIGHT_COMMANDS}
     assert users == {"cli.py"}
     measuring = {path.name for room in ROOMS for path in modules(room) if imports(path) & MEASURES_AGAIN}
-    assert measuring == {"cli.py", "repro.py", "register.py"}
+    assert measuring == {"cli.py", "flows.py", "repro.py", "register.py"}
     code = (
         "import sys, pipeline.cli, pix2pix.remeasurement;"
         "sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
