@@ -1,20 +1,18 @@
 """The commands about the champion: promote, rollback, champions, pull."""
 
 import logging
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from pix2pix import params as params_file
 
 if TYPE_CHECKING:
     from .champions import Reign
 
-# A table that is piped away is not cut to the width of a terminal that is not there.
-PIPED_COLUMNS = 160
 console = Console(highlight=False, soft_wrap=True)
 
 Because = Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept with both versions.")]
@@ -45,7 +43,10 @@ def promote(
 
 
 def rollback(because: Because = "") -> None:
-    """Return to the champion before; again, to the one before that."""
+    """Return to the champion before this one.
+
+    Again, to the one before that. The gate does not undo it.
+    """
     from . import champions as module
 
     quiet_libraries()
@@ -67,8 +68,7 @@ def champions() -> None:
     if not reigns:
         console.print(f"{name} has had no champion in {tracking.store_name()}", markup=False)
         return
-    wide = console if console.is_terminal else Console(highlight=False, width=PIPED_COLUMNS)
-    wide.print(_table(name, reigns), soft_wrap=False)
+    console.print(_text(name, reigns), markup=False)
 
 
 def pull(
@@ -98,32 +98,29 @@ def pull(
     console.print(f"{delivered.name} version {delivered.version}: {', '.join(map(str, paths))}", markup=False)
 
 
-def _table(name: str, reigns: "list[Reign]") -> Table:
-    from pix2pix.params import distance_names
-
-    extractors = {reign.features for reign in reigns if reign.features}
-    # One name stands for all where all were measured alike.
-    kernel = distance_names(extractors.pop())[1] if len(extractors) == 1 else "kernel distance"
-    table = Table(title=f"champions of {name}", title_justify="left")
-    for title in ("version", "from", "until"):
-        table.add_column(title, no_wrap=True)
-    for title in (kernel, "l1", "ssim"):
-        table.add_column(title, justify="right")
-    for title in ("how", "by", "because"):
-        table.add_column(title, overflow="fold")
+def _text(name: str, reigns: "list[Reign]") -> str:
+    """Two or more lines a champion, of 80 columns at most: a table of numbers with the reasons between."""
+    distances = sorted({_distance(reign) for reign in reigns if reign.features})
+    lines = [
+        f"champions of {name}; distance: {', '.join(distances) or 'not measured'}",
+        f"{'version':8}{'from':19}{'until':19}{'distance':>10}{'l1':>10}{'ssim':>9}",
+    ]
     for reign in reigns:
-        move, metrics = reign.move, reign.metrics
-        numbers = (metrics.get(key) for key in (distance_names(reign.features)[1], "l1", "ssim"))
-        table.add_row(
-            reign.version,
-            _minute(move.at) if move else "?",
-            "now" if reign.is_champion else _minute(reign.until) if reign.until else "?",
-            *("" if number is None else f"{number:.4g}" for number in numbers),
-            move.how if move else "in MLflow",
-            move.by if move else "",
-            move.because if move else "",
+        move = reign.move
+        begun = _minute(move.at) if move else "?"
+        ended = "now" if reign.is_champion else _minute(reign.until) if reign.until else "?"
+        numbers = [reign.metrics.get(key) for key in (_distance(reign), "l1", "ssim")]
+        cells = ["" if number is None else f"{number:.4g}" for number in numbers]
+        lines.append(
+            f"{reign.version:8}{begun:19}{ended:19}{cells[0]:>10}{cells[1]:>10}{cells[2]:>9}".rstrip()
         )
-    return table
+        said = f"{move.how}, {move.by}: {move.because}" if move else "by an alias that was moved in MLflow"
+        lines += textwrap.wrap(said, 80, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return "\n".join(lines)
+
+
+def _distance(reign: "Reign") -> str:
+    return params_file.distance_names(reign.features)[1]
 
 
 def _minute(moment: str) -> str:

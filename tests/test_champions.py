@@ -204,12 +204,15 @@ def test_the_history_has_every_champion_with_its_metrics_times_and_reasons(
     assert [reign.until for reign in reigns] == [*begun[1:], None]
     said = pix2pix("champions")
     assert (said.status, said.err) == (0, "")
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.out.splitlines() if "│" in line]
-    assert [row[0] for row in rows if row[0]] == ["1", "2", "3", "2"]
-    last = rows[-1]
-    assert last[2:7] == ["now", "0.1", "0.1125", "0.625", "rollback"]
-    assert last[-1] == "purple skies"
-    assert KD in said.out
+    title, heading, *lines = said.out.splitlines()
+    assert title == f"champions of tiny; distance: {KD}"
+    assert heading.split() == ["version", "from", "until", "distance", "l1", "ssim"]
+    rows = [line.split() for line in lines if not line.startswith(" ")]
+    assert [row[0] for row in rows] == ["1", "2", "3", "2"]
+    assert rows[-1][3:] == ["now", "0.1", "0.1125", "0.625"]
+    assert lines[-1].strip().startswith("rollback, ")
+    assert lines[-1].endswith(": purple skies")
+    assert max(map(len, said.out.splitlines())) <= 80
 
 
 def test_an_alias_that_was_moved_in_mlflow_is_in_the_history_as_such(three: Project) -> None:
