@@ -46,6 +46,8 @@ LEASE_S = 60
 SLOT_POLL_S = 3.0
 # A source that is down for a moment, an hour at most.
 NETWORK_DELAYS_S = [10.0, 60.0, 600.0]
+# For a flow that was orphaned to end its stage and to tell Prefect.
+TELLING_S = 30.0
 _DONE_OF = re.compile(r"\w+: (\d+)/(\d+) ")
 
 Preset = Annotated[str, Field(json_schema_extra={"enum": list(presets.names())})]
@@ -94,6 +96,9 @@ def _end_with_the_worker() -> None:
     while os.getppid() == worker:
         sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
+    # Where the server is gone as well, Prefect goes on trying to tell it; the worktree is the next run's.
+    sleep(TELLING_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _retrain(
