@@ -29,13 +29,14 @@ from prefect.tasks import Task
 from pydantic import Field
 
 from pix2pix import remeasurement
+from pix2pix.download import DownloadError
 from pix2pix.errors import UserError
 from pix2pix.params import Params
 
 from . import outcome, presets, tracking, workspace
 from .registry import Registered, register
 from .repro import CARD, check_source
-from .stage_process import NETWORK_STATUS, Ended, StageProcesses
+from .stage_process import Ended, StageProcesses
 from .workspace import Workspace
 
 GPU_LIMIT = "gpu"
@@ -290,7 +291,7 @@ def _network_failed(
     """Whether another try may succeed: the stage itself has said so, and nobody wants it to end."""
 
     def condition(run: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-        return not stages.stopping and stage in ends and ends[stage].status == NETWORK_STATUS
+        return not stages.stopping and stage in ends and ends[stage].status == DownloadError.exit_status
 
     return condition
 

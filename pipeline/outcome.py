@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +12,8 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from pix2pix.errors import UserError
 from pix2pix.params import Params, distance_names
 
-from . import tracking
-from .promotion import CHAMPION
-from .registry import Registered
+from . import promotion, tracking
+from .registry import Registered, version_of
 from .summary import ROWS
 from .workspace import FOLDER, Workspace
 
@@ -34,10 +32,10 @@ def champion(params: Params) -> Mapping[str, Any] | None:
 
     with suppress(UserError, MlflowException), tracking.reachable() as mlflow:
         client, name = mlflow.MlflowClient(), params.registry.model_name
-        version = client.get_registered_model(name).aliases.get(CHAMPION)
+        version = promotion.standing(client, name).champion
         if version is not None:
-            measured = client.get_model_version(name, str(version)).tags.get("metrics", "")
-            return dict(json.loads(measured)) if measured else None
+            tags = client.get_model_version(name, version).tags
+            return promotion.read_measurement(tags.get("metrics", "")) or None
     return None
 
 
@@ -52,9 +50,7 @@ def registered(params: Params, root: Path) -> str | None:
         return None
     digest = tracking.read_json(export)["onnx_sha256"]
     with tracking.reachable() as mlflow:
-        found = mlflow.MlflowClient().search_model_versions(f"tags.onnx_sha256 = '{digest}'")
-        name = params.registry.model_name
-        return next((str(version.version) for version in found if version.name == name), None)
+        return version_of(mlflow.MlflowClient(), params.registry.model_name, digest)
 
 
 def tag_commit(done: Registered, commit: str) -> None:

@@ -27,8 +27,6 @@ REPORTS = Path("reports")
 TEST_INPUTS = Path("data/pairs/test/input")
 # Measures an ONNX file on the test split of today: the keys images, split_sha256, features and model.
 Measure = Callable[[Path], Mapping[str, Any]]
-# Who has the registry at hand pulls from it.
-pull = delivery.pull
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def register(params: Params, card: str, measure: Measure | None = None) -> Regis
         client = mlflow.MlflowClient()
         run_id = tracking.run_of(mlflow, params, metrics["weights_sha256"], data)
         tracking.record_evaluation(mlflow, run_id, metrics)
-        version = _find(client, name, digest)
+        version = version_of(client, name, digest)
         created = version is None
         if version is None:
             tags = _tags(params, metrics, export)
@@ -88,7 +86,8 @@ def _refuse_mixture(metrics: Mapping[str, Any], export: Mapping[str, Any], onnx_
         )
 
 
-def _find(client: Any, name: str, onnx_sha256: str) -> str | None:
+def version_of(client: Any, name: str, onnx_sha256: str) -> str | None:
+    """The version that holds the ONNX file of this digest; None where the registry has none."""
     # The name is compared here: MLflow's filters know no escape for an apostrophe.
     found = client.search_model_versions(f"tags.onnx_sha256 = '{onnx_sha256}'")
     return next((str(version.version) for version in found if version.name == name), None)
@@ -273,8 +272,3 @@ def _measured_again(
 
 def _measured_key(metrics: Mapping[str, Any]) -> str:
     return f"measured_{sha256_json([metrics['split_sha256'], metrics['features']])[:16]}"
-
-
-def champion_of(client: Any, name: str) -> str | None:
-    """The champion's version, or None where the registry says that the model has none."""
-    return promotion.standing(client, name).champion

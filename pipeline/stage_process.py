@@ -20,7 +20,6 @@ from .workspace import dvc_command, dvc_environment
 
 # A trainer that is asked to stop finishes its step and writes a checkpoint.
 GRACE_S = 10.0
-NETWORK_STATUS = 3
 _MISTAKE = "error: "
 # What dvc says to somebody who would commit by hand.
 _CHATTER = re.compile(
@@ -97,6 +96,8 @@ class StageProcesses:
                     # From here on its number may be another's.
                     self._running.discard(process)
                 process.wait()
+                # Its end of the pipe closes a moment before a process is gone.
+                _await_end(process.pid)
             if late.is_set():
                 return Ended(1, f"{stage}: ended after {timeout_s / 3600:g} h, its time-out")
             text = outcome.read_text(encoding="utf-8") if outcome.exists() else ""
@@ -139,9 +140,7 @@ class StageProcesses:
         if late:
             late.set()
         self._signal(process, signal.SIGTERM)
-        end = time.monotonic() + GRACE_S
-        while _group_lives(process.pid) and time.monotonic() < end:
-            time.sleep(0.1)
+        _await_end(process.pid)
         self._signal(process, signal.SIGKILL)
 
     def _signal(self, process: "subprocess.Popen[str]", number: signal.Signals) -> None:
@@ -153,6 +152,12 @@ class StageProcesses:
                 os.kill(process.pid, number)
             else:
                 os.killpg(process.pid, number)
+
+
+def _await_end(group: int) -> None:
+    end = time.monotonic() + GRACE_S
+    while _group_lives(group) and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def _group_lives(group: int) -> bool:

@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-import time
 import urllib.request
-from urllib.error import URLError
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from .flows import GPU_LIMIT
 
@@ -56,15 +55,16 @@ def _prepare(client: SyncPrefectClient) -> None:
 
 
 def _wait_for(address: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except (URLError, OSError) as error:
-            if time.monotonic() > end:
-                sys.exit(f"{address}: no answer in {PATIENCE_S:.0f} s ({error})")
-            time.sleep(0.3)
+    patient = Retrying(
+        retry=retry_if_exception_type(OSError),
+        stop=stop_after_delay(PATIENCE_S),
+        wait=wait_fixed(0.3),
+        reraise=True,
+    )
+    try:
+        patient(urllib.request.urlopen, address, timeout=5).close()
+    except OSError as error:
+        sys.exit(f"{address}: no answer in {PATIENCE_S:.0f} s ({error})")
 
 
 if __name__ == "__main__":

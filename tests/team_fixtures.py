@@ -18,7 +18,6 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -266,13 +265,12 @@ def server(name: str, folder: Path, postgres: Postgres, **extra: str) -> Compose
 def team(
     postgres: Postgres, s3: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Composed]]:
-    """MLflow and, where it is installed, Prefect: started together, since each takes a while to answer."""
+    """MLflow and Prefect: started together, since each takes a while to answer."""
     # Under a name that a test can keep its clients from using, as a team's clients do not know `s3`.
     files = {"AWS_ENDPOINT_URL": s3.replace("127.0.0.1", "localhost")}
     started = {"mlflow": server("mlflow", tmp_path_factory.mktemp("mlflow"), postgres, **files)}
-    if find_spec("prefect"):
-        folder = tmp_path_factory.mktemp("prefect")
-        started["prefect"] = server("prefect", folder, postgres, PREFECT_HOME=str(folder))
+    folder = tmp_path_factory.mktemp("prefect")
+    started["prefect"] = server("prefect", folder, postgres, PREFECT_HOME=str(folder))
     try:
         for one in started.values():
             one.start()
@@ -291,8 +289,6 @@ def mlflow_server(team: dict[str, Composed]) -> Composed:
 
 @pytest.fixture(scope="session")
 def prefect_server(team: dict[str, Composed]) -> Composed:
-    """Prefect's server on PostgreSQL, or a skip where Prefect is not installed."""
-    if "prefect" not in team:
-        pytest.skip("prefect is not installed")
+    """Prefect's server on PostgreSQL."""
     team["prefect"].wait()
     return team["prefect"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from registry_fixtures import ROOT, Project, Server, kill_group, noise
 
-from pipeline import cli, registry
+from pipeline import cli, delivery
 from pix2pix import checkpoint, images, reference
 from pix2pix.checkpoint import GeneratorConfig
 from pix2pix.discriminator import Discriminator
@@ -252,7 +252,7 @@ def test_a_process_with_a_server_says_one_line(project: Project, folder: Path, s
     name, _, version, *_ = said.stdout.split()
     assert said.stdout.count("\n") == 1
     assert said.stdout.endswith(f" in {server.uri}\n")
-    assert registry.pull(f"models:/{name}/{version}").read_bytes() == project.model.read_bytes()
+    assert delivery.pull(f"models:/{name}/{version}").read_bytes() == project.model.read_bytes()
 
 
 def test_a_server_that_is_down_is_one_line(

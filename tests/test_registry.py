@@ -25,7 +25,7 @@ from registry_fixtures import (
     run_onnx,
 )
 
-from pipeline import registry, tracking
+from pipeline import delivery, registry, tracking
 from pipeline.registry import Registered
 from pix2pix.errors import UserError
 from pix2pix.files import sha256_file, write_json
@@ -147,7 +147,7 @@ def test_a_deleted_store_is_made_again_from_the_files(
     (run,) = runs()
     points = client().get_metric_history(run.info.run_id, "g_l1")
     assert {point.step: point.value for point in points} == LOSSES
-    assert registry.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
+    assert delivery.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
 
 
 def test_a_tracked_training_gets_the_version_and_keeps_its_end(project: Project, store: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_name_with_an_apostrophe_is_found_again(project: Project, store: Path)
     params = project.params(registry={"model_name": "o'neill's 50 % model"})
     assert registry.register(params, "# card").version == "1"
     assert registry.register(params, "# card").created is False
-    assert registry.pull("models:/o'neill's 50 % model@champion").is_file()
+    assert delivery.pull("models:/o'neill's 50 % model@champion").is_file()
 
 
 # --- what a consumer gets ----------------------------------------------------------------------------
@@ -430,7 +430,7 @@ def test_no_server_is_one_line_that_names_it(
     line = f"MLflow at {no_server} does not answer; start it, or set MLFLOW_TRACKING_URI to one that runs"
     assert refused(project) == line
     with pytest.raises(UserError) as caught:
-        registry.pull(CHAMPION_URI)
+        delivery.pull(CHAMPION_URI)
     assert str(caught.value) == line
     assert capfd.readouterr() == ("", "")
 
@@ -449,14 +449,14 @@ def two_versions(champion: Project) -> dict[str, bytes]:
 
 def not_pulled(uri: str) -> str:
     with pytest.raises(UserError) as caught:
-        registry.pull(uri)
+        delivery.pull(uri)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_an_alias_or_a_version_gives_its_file(two_versions: dict[str, bytes]) -> None:
     for which, version in (("@champion", "1"), ("@challenger", "2"), ("/1", "1"), ("/2", "2")):
-        pulled = registry.pull(f"models:/{MODEL_NAME}{which}")
+        pulled = delivery.pull(f"models:/{MODEL_NAME}{which}")
         assert pulled.read_bytes() == two_versions[version]
         assert pulled.parent == Path(os.environ["PIX2PIX_CACHE"]) / "models"
 
@@ -492,15 +492,15 @@ def test_what_is_no_address_of_a_model_is_said(uri: str) -> None:
 def test_a_cached_file_is_used_again_and_a_damaged_one_replaced(project: Project, store: Path) -> None:
     project.make("a", 0.2)
     register(project)
-    pulled = registry.pull(CHAMPION_URI)
+    pulled = delivery.pull(CHAMPION_URI)
     first = pulled.stat()
-    assert registry.pull(CHAMPION_URI) == pulled
+    assert delivery.pull(CHAMPION_URI) == pulled
     assert (pulled.stat().st_ino, pulled.stat().st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
     pulled.write_bytes(b"damaged")
-    assert registry.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
+    assert delivery.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
     # With the file in the cache the store's own copy is not needed.
     shutil.rmtree(store.parent / "mlartifacts")
-    assert registry.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
+    assert delivery.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
 
 
 def test_a_file_that_is_not_the_registered_one_is_refused(project: Project, store: Path) -> None:
@@ -528,7 +528,7 @@ def test_a_model_of_another_project_is_pulled_if_it_is_one_onnx_file(project: Pr
             pip_requirements=[],
             save_as_external_data=False,
         )
-    assert registry.pull("models:/theirs/1").read_bytes() == project.model.read_bytes()
+    assert delivery.pull("models:/theirs/1").read_bytes() == project.model.read_bytes()
     assert not_pulled("models:/theirs@champion").endswith("it has versions without an alias")
 
 
@@ -542,7 +542,7 @@ def test_a_server_keeps_and_gives_the_file(project: Project, server: Server) -> 
     project.make("b", 0.1)
     assert register(project).version == "2"
     assert aliases() == {"champion": "2"}
-    pulled = registry.pull(CHAMPION_URI)
+    pulled = delivery.pull(CHAMPION_URI)
     assert pulled.read_bytes() == project.model.read_bytes()
     assert not_pulled(f"models:/{MODEL_NAME}@production").endswith("it has @champion (version 2)")
     assert not_pulled(f"models:/{MODEL_NAME}/9").endswith("it has @champion (version 2)")

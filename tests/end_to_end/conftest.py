@@ -64,6 +64,8 @@ class Project:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             # The checkout's own packages, not those of the installed project.
             "PYTHONPATH": str(self.root),
+            # What one project downloaded is not to be found by the next, nor by the person who runs this.
+            "PIX2PIX_CACHE": str(self.root.parent / "cache"),
             "GIT_AUTHOR_NAME": "test",
             "GIT_AUTHOR_EMAIL": "test@example.org",
             "GIT_COMMITTER_NAME": "test",

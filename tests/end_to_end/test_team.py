@@ -17,7 +17,7 @@ import registry_fixtures
 from registry_fixtures import CHAMPION_URI, MODEL_NAME, free_port, kill_group
 from team_fixtures import ROOT, Composed, Postgres, composed, environment
 
-from pipeline import lineage, registry
+from pipeline import delivery, lineage, registry
 from pix2pix.errors import UserError
 from pix2pix.files import sha256_file
 
@@ -78,21 +78,21 @@ def test_the_registry_works_on_postgresql_with_files_on_s3(
     assert postgres.sql("mlflow", rows.format(MODEL_NAME)) == ["challenger|3", "champion|2"]
     # … the files in the bucket, and what is pulled is what was registered, though only the server has a key.
     assert set(files.values()) <= set(bucket(s3, "pix2pix-mlflow").values())
-    assert sha256_file(registry.pull(CHAMPION_URI)) == files["b"]
+    assert sha256_file(delivery.pull(CHAMPION_URI)) == files["b"]
     shutil.rmtree(os.environ["PIX2PIX_CACHE"])
-    assert sha256_file(registry.pull(f"models:/{MODEL_NAME}/1")) == files["a"]
+    assert sha256_file(delivery.pull(f"models:/{MODEL_NAME}/1")) == files["a"]
 
     # A database that is down is never taken for a registry without a champion.
     postgres.stop()
     try:
         tiny.make("d", 0.9)
-        for refused in (lambda: registry.register(tiny.params(), "# d"), lambda: registry.pull(CHAMPION_URI)):
+        for refused in (lambda: registry.register(tiny.params(), "# d"), lambda: delivery.pull(CHAMPION_URI)):
             with pytest.raises(UserError, match="MLflow at http") as caught:
                 refused()
             assert "\n" not in str(caught.value)
     finally:
         postgres.start()
-    assert sha256_file(registry.pull(CHAMPION_URI)) == files["b"]
+    assert sha256_file(delivery.pull(CHAMPION_URI)) == files["b"]
     assert postgres.sql("mlflow", rows.format(MODEL_NAME)) == ["challenger|3", "champion|2"]
 
 
