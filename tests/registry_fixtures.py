@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from mlflow import MlflowClient
 
 from pipeline import lineage
 from pix2pix import images
@@ -246,7 +247,6 @@ def exported() -> bytes:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with all tables, made once since its migrations take seconds."""
-    from mlflow import MlflowClient
 
     database = tmp_path_factory.mktemp("mlflow") / "empty.db"
     MlflowClient(tracking_uri=f"sqlite:///{database}").search_experiments()
@@ -312,8 +312,11 @@ def _server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> I
 
 @pytest.fixture
 def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A real server with proxied artifacts, shared by all tests, that MLFLOW_TRACKING_URI names."""
+    """A real server with proxied artifacts that MLFLOW_TRACKING_URI names: shared, its registry empty."""
     _server.start()
+    client = MlflowClient(_server.uri, _server.uri)
+    for model in client.search_registered_models():
+        client.delete_registered_model(model.name)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", _server.uri)
     return _server
 
