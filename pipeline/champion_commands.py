@@ -1,4 +1,4 @@
-"""The commands about the champion: promote, rollback, champions, pull."""
+"""The commands about the champion: promote, approve, rollback, champions, pull."""
 
 import logging
 import textwrap
@@ -20,7 +20,7 @@ Because = Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept with
 
 def add_to(app: typer.Typer) -> None:
     """Give the commands to the `pix2pix` command."""
-    for command in (promote, rollback, champions, pull):
+    for command in (promote, approve, rollback, champions, pull):
         app.command()(command)
 
 
@@ -40,6 +40,20 @@ def promote(
     move = done.moves[-1]
     instead = f"; version {move.before} was until now" if move.before else ""
     console.print(f"{name} version {move.to} is champion{instead}", markup=False)
+
+
+def approve(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The waiting flow run: its name or its id.")],
+    because: Because,
+    reject: Annotated[bool, typer.Option("--reject", help="Say no: the challenger stays one.")] = False,
+) -> None:
+    """Answer a retraining that asks whether its challenger becomes champion."""
+    from . import approval
+
+    quiet_libraries()
+    answered = approval.answer(run, not reject, because)
+    said = "no: the challenger stays one" if reject else "yes: the challenger becomes champion"
+    console.print(f"{answered.name}: {said}", markup=False)
 
 
 def rollback(because: Because = "") -> None:

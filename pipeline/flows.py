@@ -14,7 +14,7 @@ from functools import partial
 from graphlib import TopologicalSorter
 from threading import Thread
 from time import monotonic, sleep
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -33,8 +33,8 @@ from pix2pix.download import DownloadError
 from pix2pix.errors import UserError
 from pix2pix.params import Params
 
-from . import outcome, presets, tracking, workspace
-from .registry import Registered, register
+from . import approval, outcome, presets, registry, tracking, workspace
+from .registry import Registered
 from .repro import CARD, check_source
 from .stage_process import Ended, StageProcesses
 from .workspace import Workspace
@@ -55,37 +55,65 @@ Preset = Annotated[str, Field(json_schema_extra={"enum": list(presets.names())})
 Hours = Annotated[float, Field(gt=0)]
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What a run was asked to do with what it finds to do."""
+
+    deployment: str
+    force: bool
+    promote: Literal["auto", "never", "ask"]
+    warm_start: Literal["none", "champion"]
+    ask_timeout_h: float
+    stage_timeout_h: float
+    gpu_timeout_h: float
+
+
 @flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]
 def retrain(
     preset: Preset | None = None,
     overrides: dict[str, Any] | None = None,
     refresh: bool = False,
     force: bool = False,
+    promote: Literal["auto", "never", "ask"] = "auto",
+    warm_start: Literal["none", "champion"] = "none",
+    ask_timeout_h: Hours = 24,
     stage_timeout_h: Hours = 48,
     gpu_timeout_h: Hours = 48,
 ) -> State[Any]:
-    """Run what has changed, leave a commit on retrain/DEPLOYMENT, register.
+    """Run what has changed, leave a commit on retrain/DEPLOYMENT, register, promote what is better.
 
     Args:
         preset: a file in presets/, laid over the committed params.yaml.
         overrides: values over that by dotted key, such as {"train.epochs": 3}.
         refresh: pin dataset.sha256 to what an own archive holds now. Folders are always looked at.
         force: run every stage, restoring none.
+        promote: make a generator that the gate finds better champion (auto), only when a person agrees, on
+            this page or by `pix2pix approve` (ask), or leave the champion alone (never).
+        warm_start: where something has to be trained, begin with the champion's weights.
+        ask_timeout_h: hours after which a question that nobody answered counts as a no.
         stage_timeout_h: hours after which a stage is ended.
         gpu_timeout_h: hours to wait for the slot `gpu`.
     """
-    deployment = runtime.deployment.name or "local"
+    asked = _Request(
+        runtime.deployment.name or "local",
+        force,
+        promote,
+        warm_start,
+        ask_timeout_h,
+        stage_timeout_h,
+        gpu_timeout_h,
+    )
     if runtime.deployment.id:
         Thread(target=_end_with_the_worker, daemon=True).start()
     try:
         # MLflow takes seconds to load, which git and dvc take too.
         Thread(target=tracking.connect, daemon=True).start()
-        with workspace.workspace(str(runtime.flow_run.id), deployment) as made:
+        with workspace.workspace(str(runtime.flow_run.id), asked.deployment) as made:
             params = workspace.set_params(made, preset, overrides or {})
             check_source(params, made.root)
             if refresh:
                 params = workspace.pin_archive(made, params)
-            return _retrain(made, params, deployment, force, stage_timeout_h, gpu_timeout_h)
+            return _retrain(made, params, asked)
     except UserError as error:
         get_run_logger().error("%s", error)
         return Failed(message=str(error))
@@ -102,40 +130,34 @@ def _end_with_the_worker() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _retrain(
-    made: Workspace,
-    params: Params,
-    deployment: str,
-    force: bool,
-    stage_timeout_h: float,
-    gpu_timeout_h: float,
-) -> State[Any]:
+def _retrain(made: Workspace, params: Params, asked: _Request) -> State[Any]:
     log = get_run_logger()
     with ThreadPoolExecutor() as pool:
         before = pool.submit(outcome.champion, params)
         graph = pool.submit(_graph, made)
         settled = _settled(made)
-        plan = _Plan(graph.result(), settled, force)
+        plan = _Plan(graph.result(), settled, asked.force)
         champion = before.result()
     if not plan.to_run:
         known = outcome.registered(params, made.root)
-        if known:
-            message = f"nothing has changed; {params.registry.model_name} version {known} is of this"
+        # A decision that a run did not live to carry out, or was not allowed to, is still to be carried out.
+        if known and not (known.held and asked.promote != "never"):
+            message = f"nothing has changed; {params.registry.model_name} version {known.version} is of this"
             log.info("%s", message)
             return Completed(name="Unchanged", message=message)
     # Of runs that were killed with all that could have said so.
     outcome.close_dead_runs(params, made)
     log.info("to look at: %s", ", ".join(plan.to_run) or "nothing; the registry has to be told")
-    ended = _run_stages(made, plan, stage_timeout_h, gpu_timeout_h)
+    ended = _run_stages(made, plan, asked.stage_timeout_h, asked.gpu_timeout_h)
     if ended.status:
         outcome.close_dead_runs(params, made)
         # Killed from outside: what is there goes on from the checkpoint the next time.
         kind = Crashed if ended.status > 128 else Failed
         return kind(message=ended.line)
-    return _finish(made, params, deployment, champion)
+    return _finish(made, params, asked, champion)
 
 
-def _finish(made: Workspace, params: Params, deployment: str, champion: Any) -> State[Any]:
+def _finish(made: Workspace, params: Params, asked: _Request, champion: Any) -> State[Any]:
     log = get_run_logger()
     if workspace.has_remote(made):
         made.dvc("push")
@@ -143,20 +165,42 @@ def _finish(made: Workspace, params: Params, deployment: str, champion: Any) -> 
     commit = workspace.leave_commit(made, f"{made.branch}: {params.registry.model_name} retrained")
     log.info("%s is %s", made.branch, commit)
     with chdir(made.root):
-        # The stage has registered already, if it ran; a restored one runs no code.
+        # The stage has registered already, if it ran; a restored one runs no code. Neither promotes: what
+        # becomes champion has its commit.
         measure = partial(remeasurement.measure, params.evaluate)
-        registered = register(params, CARD.read_text(encoding="utf-8"), measure)
+        card = CARD.read_text(encoding="utf-8")
+        registered = registry.register(params, card, measure, promote=False)
         outcome.tag_commit(registered, commit)
-        outcome.publish(params, registered, champion, deployment, made.branch, commit)
+        publish = partial(outcome.publish, params, champion, asked.deployment, made.branch, commit)
+        if registered.held:
+            registered = _settle_held(registered, asked, partial(publish, registered))
+        publish(registered)
     message = _in_words(registered)
     log.info("%s", message)
     return Completed(message=message)
 
 
+def _settle_held(done: Registered, asked: _Request, show: Callable[[], None]) -> Registered:
+    """Do with the gate's decision for a version what the run was asked to do with it."""
+    assert done.held is not None
+    if asked.promote == "auto":
+        return registry.carry_out(done)
+    if asked.promote == "never":
+        return done
+    # What is asked about is to be seen on the page.
+    show()
+    get_run_logger().info("waiting for an answer: pix2pix approve %s --because …", runtime.flow_run.name)
+    answer = approval.ask(outcome.question(done), asked.ask_timeout_h)
+    if answer.approve:
+        return registry.carry_out(done, "approved", f"{answer.because} ({done.reason})", answer.by)
+    return registry.decline(done, f"declined by {answer.by}: {answer.because}")
+
+
 def _in_words(registered: Registered) -> str:
     verb = "registered as" if registered.created else "is"
     name, version = registered.model_name, registered.version
-    return f"{name} {verb} version {version}, {registered.alias}: {registered.reason}"
+    would = "the gate would promote it: " if registered.held else ""
+    return f"{name} {verb} version {version}, {registered.alias}: {would}{registered.reason}"
 
 
 # --- what is to be done ------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
@@ -13,7 +13,7 @@ from pix2pix.errors import UserError
 from pix2pix.params import Params, distance_names
 
 from . import promotion, tracking
-from .registry import Registered, version_of
+from .registry import HELD, Registered, version_of
 from .summary import ROWS
 from .workspace import FOLDER, Workspace
 
@@ -39,7 +39,14 @@ def champion(params: Params) -> Mapping[str, Any] | None:
     return None
 
 
-def registered(params: Params, root: Path) -> str | None:
+class Known(NamedTuple):
+    """A version in the registry; `held`: the gate's decision to make it champion waits to be carried out."""
+
+    version: str
+    held: bool
+
+
+def registered(params: Params, root: Path) -> Known | None:
     """The version in the registry that holds the ONNX file which the reports in `root` describe.
 
     Raises:
@@ -49,8 +56,14 @@ def registered(params: Params, root: Path) -> str | None:
     if not export.exists():
         return None
     digest = tracking.read_json(export)["onnx_sha256"]
+    name = params.registry.model_name
     with tracking.reachable() as mlflow:
-        return version_of(mlflow.MlflowClient(), params.registry.model_name, digest)
+        client = mlflow.MlflowClient()
+        version = version_of(client, name, digest)
+        if version is None:
+            return None
+        kind = client.get_model_version(name, version).tags.get("decision_kind")
+        return Known(version, kind == HELD and promotion.standing(client, name).champion != version)
 
 
 def tag_commit(done: Registered, commit: str) -> None:
@@ -78,11 +91,11 @@ def close_dead_runs(params: Params, made: Workspace) -> None:
 
 def publish(
     params: Params,
-    done: Registered,
     standing: Mapping[str, Any] | None,
     deployment: str,
     branch: str,
     commit: str,
+    done: Registered,
 ) -> None:
     """The run's artifacts on Prefect's page: numbers, decision with links, and the test grid.
 
@@ -95,6 +108,15 @@ def publish(
     create_markdown_artifact(_decision(done, branch, commit), key=f"{deployment}-decision")
     create_image_artifact(
         _data_uri(GRID), key=f"{deployment}-test-grid", description="input, target, output of test pairs"
+    )
+
+
+def question(done: Registered) -> str:
+    """What a person is asked of a held version, in Markdown."""
+    instead = f"instead of version {done.instead_of}" if done.instead_of else "as the first champion"
+    return (
+        f"Use **{done.model_name} version {done.version}** {instead}? {done.reason}.\n\n"
+        "The run's artifacts show the numbers and the test grid."
     )
 
 
@@ -127,8 +149,9 @@ def _number(value: float | None) -> str:
 
 
 def _decision(done: Registered, branch: str, commit: str) -> str:
+    would = "the gate would make it champion, " if done.held else ""
     lines = [
-        f"**{done.model_name} version {done.version} is {done.alias}**: {done.reason}.",
+        f"**{done.model_name} version {done.version} is {done.alias}**: {would}{done.reason}.",
         "",
         f"- commit `{commit}` on `{branch}`",
     ]

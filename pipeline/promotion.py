@@ -24,7 +24,7 @@ INTENDED = "champion_intended"
 # Four digits, so that the pages that sort tags by name show them in order.
 _ENTRY = re.compile(r"champion_[0-9]{4,}")
 
-How = Literal["first", "promoted", "by hand", "rollback"]
+How = Literal["first", "promoted", "approved", "by hand", "rollback"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class Move:
     Attributes:
         number: counts the moves of a model from 1.
         at: UTC, as 2026-11-23T03:04:05Z.
-        by: user@host.
-        how: first and promoted are the gate's, by hand and rollback a person's.
+        by: user@host, or what a person wrote into Prefect's page.
+        how: first and promoted are the gate's; approved is a person's yes to that; by hand and rollback are
+            a person's alone.
         before: the version that was champion; None where there was none.
         to: the version that became champion.
     """
@@ -185,18 +186,21 @@ def _complete(client: Any, name: str, now: Standing) -> None:
     client.delete_registered_model_tag(name, INTENDED)
 
 
-def place(client: Any, name: str, version: str, how: How, because: str, before: str | None) -> Standing:
+def place(
+    client: Any, name: str, version: str, how: How, because: str, before: str | None, by: str = ""
+) -> Standing:
     """Make a version champion, or leave everything as it was.
 
     Args:
         before: who was champion when this was decided.
+        by: who decided; empty for whoever runs this.
 
     Raises:
         UserError: another process has made another version champion meanwhile.
     """
     was = settle(client, name)
     number = max((move.number for move in was.moves), default=0) + 1
-    move = Move(number, _now(), _who(), how, before, version, because)
+    move = Move(number, _now(), by or who(), how, before, version, because)
     _refuse_change(name, was, before)
     client.set_registered_model_tag(name, INTENDED, move.text)
     for bearer in (version, before):
@@ -227,7 +231,8 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _who() -> str:
+def who() -> str:
+    """Who runs this: user@host."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

@@ -2,10 +2,11 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,22 +26,37 @@ log = logging.getLogger(__name__)
 EXPORTED = Path("models/generator.onnx")
 REPORTS = Path("reports")
 TEST_INPUTS = Path("data/pairs/test/input")
+# auto, or never: what is registered then stays challenger, and somebody else moves the alias.
+PROMOTE_VARIABLE = "PIX2PIX_PROMOTE"
+# What became of a version, in its tag decision_kind, beside the gate's own kinds.
+HELD, DECLINED = "held", "declined"
 # Measures an ONNX file on the test split of today: the keys images, split_sha256, features and model.
 Measure = Callable[[Path], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A version in the registry and what became of it."""
+    """A version in the registry and what became of it.
+
+    Attributes:
+        alias: champion or challenger.
+        created: it was not there before.
+        held: the gate's decision to make it champion, where that has not been carried out.
+        instead_of: who was champion when that was decided.
+    """
 
     model_name: str
     version: str
     alias: str
     reason: str
     created: bool
+    held: gate.Decision | None = None
+    instead_of: str | None = None
 
 
-def register(params: Params, card: str, measure: Measure | None = None) -> Registered:
+def register(
+    params: Params, card: str, measure: Measure | None = None, *, promote: bool | None = None
+) -> Registered:
     """Make sure that the generator in models/ is in the registry, with its run, and judge it.
 
     Idempotent: the version is found by the digest of its file, the run by that of its weights, and either
@@ -50,11 +66,14 @@ def register(params: Params, card: str, measure: Measure | None = None) -> Regis
         card: the model card.
         measure: for a champion that was measured on another test split or by other features; without it
             such a champion stays.
+        promote: whether to carry out what the gate decides, or to hold it for `carry_out` or `decline`;
+            None is as PIX2PIX_PROMOTE says.
 
     Raises:
-        UserError: the store cannot be reached, an earlier stage has not run, or the champion had to be
-            measured again and could not be.
+        UserError: the store cannot be reached, an earlier stage has not run, the champion had to be
+            measured again and could not be, or PIX2PIX_PROMOTE is neither auto nor never.
     """
+    promote = _may_promote() if promote is None else promote
     metrics = tracking.read_json(REPORTS / "metrics.json")
     data = tracking.read_json(REPORTS / "data.json")
     name, digest = params.registry.model_name, sha256_file(tracking.there(EXPORTED))
@@ -71,9 +90,43 @@ def register(params: Params, card: str, measure: Measure | None = None) -> Regis
             version = _create(mlflow, name, run_id, tags, card)
         else:
             _update(client, name, version, metrics, card)
-        policy = gate.Policy.of(params.registry)
-        alias, reason = _judge(client, name, version, metrics, policy, measure)
-        return Registered(name, version, alias, reason, created)
+        done = _judge(client, name, version, metrics, gate.Policy.of(params.registry), measure)
+        done = replace(done, created=created)
+        if done.held and promote:
+            return _carry_out(client, done)
+        if done.alias == CHALLENGER and promotion.standing(client, name).challenger != version:
+            client.set_registered_model_alias(name, CHALLENGER, version)
+        return done
+
+
+def carry_out(
+    done: Registered, how: promotion.How | None = None, because: str = "", by: str = ""
+) -> Registered:
+    """Make a held version champion; what to write down of it, where a person has decided.
+
+    Raises:
+        UserError: another version became champion meanwhile, or the store cannot be reached.
+    """
+    with tracking.reachable() as mlflow:
+        return _carry_out(mlflow.MlflowClient(), done, how, because, by)
+
+
+def decline(done: Registered, reason: str) -> Registered:
+    """Leave a held version challenger, for good: the gate does not take it up again, only a person does.
+
+    Raises:
+        UserError: the store cannot be reached.
+    """
+    with tracking.reachable() as mlflow:
+        _write_decision(mlflow.MlflowClient(), done, DECLINED, reason)
+    return replace(done, reason=reason, held=None)
+
+
+def _may_promote() -> bool:
+    value = os.environ.get(PROMOTE_VARIABLE) or "auto"
+    if value not in ("auto", "never"):
+        raise UserError(f"{PROMOTE_VARIABLE}={value}: expected auto or never")
+    return value == "auto"
 
 
 def _refuse_mixture(metrics: Mapping[str, Any], export: Mapping[str, Any], onnx_sha256: str) -> None:
@@ -198,11 +251,33 @@ def _judge(
     metrics: Mapping[str, Any],
     policy: gate.Policy,
     measure: Measure | None,
-) -> tuple[str, str]:
-    """Give the version its alias; a version that is champion stays so."""
+) -> Registered:
+    """What the version is to be: held where the gate would promote it; a champion stays one."""
     now = promotion.settle(client, name)
     if now.champion == version:
-        return CHAMPION, _how_it_became(now)
+        return Registered(name, version, CHAMPION, _how_it_became(now), created=False)
+    tags = client.get_model_version(name, version).tags
+    if tags.get("decision_kind") == DECLINED:
+        done = Registered(name, version, CHALLENGER, tags["decision"], created=False)
+    else:
+        decision = _decide(client, name, version, metrics, policy, measure, now)
+        held = decision if decision.promote else None
+        done = Registered(name, version, CHALLENGER, decision.reason, False, held, now.champion)
+        said = f"to be made champion: {decision.reason}" if held else decision.reason
+        _write_decision(client, done, HELD if held else decision.kind, said)
+    return done
+
+
+def _decide(
+    client: Any,
+    name: str,
+    version: str,
+    metrics: Mapping[str, Any],
+    policy: gate.Policy,
+    measure: Measure | None,
+    now: promotion.Standing,
+) -> gate.Decision:
+    """The gate's decision, but where a person has decided otherwise before."""
     champion = client.get_model_version(name, now.champion) if now.champion is not None else None
     measured = promotion.read_measurement(champion.tags.get("metrics", "")) if champion is not None else None
     decision = gate.decide(metrics, measured, policy)
@@ -211,32 +286,39 @@ def _judge(
             metrics, _measured_again(client, name, version, champion, metrics, measure), policy
         )
     if decision.promote and now.champion is None and _was_withdrawn(client, name, now):
-        decision = gate.Decision(
-            "rejected", "the champion was withdrawn by hand; only a person names the next"
-        )
-    elif decision.promote and now.champion is not None and now.was_champion(version):
+        return gate.Decision("rejected", "the champion was withdrawn by hand; only a person names the next")
+    if decision.promote and now.champion is not None and now.was_champion(version):
         # It lost its place to a better one or by hand; running again must not undo that.
-        decision = gate.Decision(
+        return gate.Decision(
             "rejected", f"it was champion before version {now.champion}; only a person gives the place back"
         )
-    tags = client.get_model_version(name, version).tags
-    for key, value in (("decision", decision.reason), ("decision_kind", decision.kind)):
+    return decision
+
+
+def _carry_out(
+    client: Any, done: Registered, how: promotion.How | None = None, because: str = "", by: str = ""
+) -> Registered:
+    assert done.held is not None
+    kind: promotion.How = "first" if done.held.kind == "first" else "promoted"
+    because = because or done.held.reason
+    promotion.place(client, done.model_name, done.version, how or kind, because, done.instead_of, by)
+    # Afterwards: a version whose promotion failed stays held, and the next run tries again.
+    _write_decision(client, done, done.held.kind, done.held.reason)
+    return replace(done, alias=CHAMPION, reason=because, held=None)
+
+
+def _write_decision(client: Any, done: Registered, kind: str, reason: str) -> None:
+    tags = client.get_model_version(done.model_name, done.version).tags
+    for key, value in (("decision", reason), ("decision_kind", kind)):
         if tags.get(key) != value:
-            client.set_model_version_tag(name, version, key, value)
-    if decision.promote:
-        how: promotion.How = "first" if decision.kind == "first" else "promoted"
-        promotion.place(client, name, version, how, decision.reason, now.champion)
-        return CHAMPION, decision.reason
-    if now.challenger != version:
-        client.set_registered_model_alias(name, CHALLENGER, version)
-    return CHALLENGER, decision.reason
+            client.set_model_version_tag(done.model_name, done.version, key, value)
 
 
 def _how_it_became(now: promotion.Standing) -> str:
     last = now.moves[-1] if now.moves else None
     if last is None or last.to != now.champion:
         return "it was made champion in MLflow itself, or before moves were logged"
-    if last.how == "by hand":
+    if last.how in ("by hand", "approved"):
         return f"it was made champion by hand: {last.because}"
     return (
         f"it became champion again by a rollback: {last.because}" if last.how == "rollback" else last.because

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from .registry import PROMOTE_VARIABLE
 from .repro import OUTCOME_VARIABLE
 from .workspace import dvc_command, dvc_environment
 
@@ -121,7 +122,8 @@ class StageProcesses:
             process = subprocess.Popen(
                 [sys.executable, "-c", _TIED, str(os.getpid()), *dvc],
                 cwd=self._root,
-                env=dvc_environment({OUTCOME_VARIABLE: str(outcome)}),
+                # The flow promotes, once the commit is there that makes the version again.
+                env=dvc_environment({OUTCOME_VARIABLE: str(outcome), PROMOTE_VARIABLE: "never"}),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -25,7 +25,7 @@ from registry_fixtures import (
     run_onnx,
 )
 
-from pipeline import delivery, registry, tracking
+from pipeline import champions, delivery, promotion, registry, tracking
 from pipeline.registry import Registered
 from pix2pix.errors import UserError
 from pix2pix.files import sha256_file, write_json
@@ -181,6 +181,55 @@ def test_a_better_generator_is_promoted_and_the_worse_stays_challenger(champion:
     dethroned = register(champion)
     assert (dethroned.version, dethroned.alias, dethroned.created) == ("1", "challenger", False)
     assert aliases() == {"champion": "3", "challenger": "1"}
+
+
+def test_what_the_gate_promotes_can_be_held_and_carried_out_later(champion: Project) -> None:
+    champion.make("b", 0.1)
+    held = registry.register(champion.params(), "# card", promote=False)
+    assert (held.version, held.alias, held.instead_of) == ("2", "challenger", "1")
+    assert aliases() == {"champion": "1", "challenger": "2"}
+    tags = client().get_model_version(MODEL_NAME, "2").tags
+    assert (tags["decision_kind"], tags["decision"]) == ("held", f"to be made champion: {held.reason}")
+    done = registry.carry_out(held, "approved", "sharper", "somebody")
+    assert (done.alias, done.reason, done.held) == ("champion", "sharper", None)
+    assert aliases() == {"champion": "2"}
+    assert client().get_model_version(MODEL_NAME, "2").tags["decision_kind"] == "promoted"
+    last = promotion.standing(client(), MODEL_NAME).moves[-1]
+    assert (last.how, last.by, last.because) == ("approved", "somebody", "sharper")
+
+
+def test_a_held_version_is_promoted_by_the_next_that_may(
+    champion: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion.make("b", 0.1)
+    monkeypatch.setenv("PIX2PIX_PROMOTE", "never")
+    assert register(champion).alias == "challenger"
+    monkeypatch.setenv("PIX2PIX_PROMOTE", "perhaps")
+    assert refused(champion) == "PIX2PIX_PROMOTE=perhaps: expected auto or never"
+    monkeypatch.delenv("PIX2PIX_PROMOTE")
+    assert register(champion).alias == "champion"
+    assert aliases() == {"champion": "2"}
+
+
+def test_a_declined_version_stays_challenger_until_a_person_promotes_it(champion: Project) -> None:
+    champion.make("b", 0.1)
+    held = registry.register(champion.params(), "# card", promote=False)
+    assert registry.decline(held, "declined by somebody: blurred").reason == "declined by somebody: blurred"
+    again = register(champion)
+    assert (again.alias, again.reason, again.held) == ("challenger", "declined by somebody: blurred", None)
+    assert aliases() == {"champion": "1", "challenger": "2"}
+    champions.promote(MODEL_NAME, "2", "a second look")
+    assert register(champion).alias == "champion"
+
+
+def test_a_held_version_is_not_promoted_over_a_champion_that_came_meanwhile(champion: Project) -> None:
+    champion.make("b", 0.1)
+    held = registry.register(champion.params(), "# card", promote=False)
+    champion.make("c", 0.05)
+    assert register(champion).version == "3"
+    with pytest.raises(UserError, match="changed from version 1 to version 3 meanwhile"):
+        registry.carry_out(held)
+    assert aliases()["champion"] == "3"
 
 
 def test_another_test_split_is_not_compared(champion: Project) -> None:
