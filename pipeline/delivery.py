@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pix2pix.errors import UserError
-from pix2pix.files import atomic_file, sha256_file, sha256_json, user_cache, write_text
+from pix2pix.files import atomic_file, cached_model, sha256_file, sha256_json, user_cache, write_text
 
 from . import tracking
 
@@ -42,7 +42,7 @@ class Delivered:
     @property
     def onnx(self) -> Path:
         """The file in the cache."""
-        return _cached(self.onnx_sha256)
+        return cached_model(self.onnx_sha256)
 
 
 def pull(uri: str) -> Path:
@@ -123,12 +123,8 @@ def _ask(uri: str, name: str, separator: str, which: str) -> Delivered:
         return Delivered(name, str(version.version), digest, version.description or "", now)
 
 
-def _cached(onnx_sha256: str) -> Path:
-    return user_cache("models") / f"{onnx_sha256}.onnx"
-
-
 def _is_whole(onnx_sha256: str) -> bool:
-    cached = _cached(onnx_sha256)
+    cached = cached_model(onnx_sha256)
     return cached.is_file() and sha256_file(cached) == onnx_sha256
 
 
@@ -178,7 +174,7 @@ def _download(mlflow: Any, uri: str, digest: str) -> str:
         found = sha256_file(files[0])
         if digest and found != digest:
             raise UserError(f"{uri}: its file has SHA-256 {found}, registered was {digest}; do not use it")
-        with atomic_file(_cached(found)) as partial:
+        with atomic_file(cached_model(found)) as partial:
             shutil.copyfile(files[0], partial)
     return found
 

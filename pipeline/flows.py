@@ -113,6 +113,8 @@ def retrain(
             check_source(params, made.root)
             if refresh:
                 params = workspace.pin_archive(made, params)
+            if asked.warm_start == "champion":
+                params = _as_last_started(made, params)
             return _retrain(made, params, asked)
     except UserError as error:
         get_run_logger().error("%s", error)
@@ -138,6 +140,9 @@ def _retrain(made: Workspace, params: Params, asked: _Request) -> State[Any]:
         settled = _settled(made)
         plan = _Plan(graph.result(), settled, asked.force)
         champion = before.result()
+    if asked.warm_start == "champion" and "train" in plan.to_run:
+        params = _started_from_champion(made, params)
+        plan = _Plan(plan.graph, _settled(made), asked.force)
     if not plan.to_run:
         known = outcome.registered(params, made.root)
         # A decision that a run did not live to carry out, or was not allowed to, is still to be carried out.
@@ -155,6 +160,25 @@ def _retrain(made: Workspace, params: Params, asked: _Request) -> State[Any]:
         kind = Crashed if ended.status > 128 else Failed
         return kind(message=ended.line)
     return _finish(made, params, asked, champion)
+
+
+def _as_last_started(made: Workspace, params: Params) -> Params:
+    """The parameters with what the branch's last training began with.
+
+    Were it the champion's digest at once, every new champion would be a change, and its heir trained from it
+    with nothing new to learn.
+    """
+    last = dict(workspace.last_params(made).get("train", {})).get("warm_start", "")
+    return workspace.set_params(made, None, {"train.warm_start": last})
+
+
+def _started_from_champion(made: Workspace, params: Params) -> Params:
+    delivered = outcome.deliver_champion(params)
+    if delivered is None:
+        get_run_logger().info("there is no champion yet: training begins with fresh weights")
+        return workspace.set_params(made, None, {"train.warm_start": ""})
+    get_run_logger().info("training begins with the weights of version %s", delivered.version)
+    return workspace.set_params(made, None, {"train.warm_start": delivered.onnx_sha256})
 
 
 def _finish(made: Workspace, params: Params, asked: _Request, champion: Any) -> State[Any]:

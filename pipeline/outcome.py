@@ -12,7 +12,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from pix2pix.errors import UserError
 from pix2pix.params import Params, distance_names
 
-from . import promotion, tracking
+from . import delivery, promotion, tracking
 from .registry import HELD, Registered, version_of
 from .summary import ROWS
 from .workspace import FOLDER, Workspace
@@ -37,6 +37,22 @@ def champion(params: Params) -> Mapping[str, Any] | None:
             tags = client.get_model_version(name, version).tags
             return promotion.read_measurement(tags.get("metrics", "")) or None
     return None
+
+
+def deliver_champion(params: Params) -> delivery.Delivered | None:
+    """Get the champion's file into the cache; None where the registry says that there is no champion.
+
+    Raises:
+        UserError: the store cannot be reached, or the file cannot be had.
+    """
+    name = params.registry.model_name
+    with tracking.reachable() as mlflow:
+        client = mlflow.MlflowClient()
+        try:
+            version = promotion.standing(client, name).champion
+        except promotion.NoModel:
+            return None
+    return delivery.deliver(f"models:/{name}/{version}") if version is not None else None
 
 
 class Known(NamedTuple):

@@ -75,6 +75,10 @@ class Move:
             ) from None
 
 
+class NoModel(UserError):
+    """The registry says that it has no such model."""
+
+
 @dataclass(frozen=True)
 class Standing:
     """A registered model's aliases and log as one answer of the registry.
@@ -126,7 +130,7 @@ def standing(client: Any, name: str) -> Standing:
     """Ask the registry. That there is no champion is its answer, never the lack of one.
 
     Raises:
-        UserError: there is no such model.
+        NoModel: there is no such model.
         MlflowException: the registry does not answer; `tracking.reachable` turns it into a line.
     """
     from mlflow.exceptions import MlflowException
@@ -136,7 +140,7 @@ def standing(client: Any, name: str) -> Standing:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise UserError(
+        raise NoModel(
             f"no model {name} in {tracking.store_name()}; `make repro` registers one, or name another"
         ) from None
     # A database gives the version as a number, a server as text.

@@ -133,6 +133,21 @@ def set_params(made: Workspace, preset: str | None, overrides: Mapping[str, Any]
     return load(made.root / PARAMS_FILE)
 
 
+def last_params(made: Workspace) -> Mapping[str, Any]:
+    """What the branch's last run wrote into its params.yaml; empty where there was none."""
+    tip = _tip(made)
+    if tip is None:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / PARAMS_FILE.name
+        try:
+            file.write_bytes(_git_bytes(made.root, "cat-file", "blob", f"{tip}:./{PARAMS_FILE}"))
+        except subprocess.CalledProcessError:
+            return {}
+        values: Mapping[str, Any] = read_yaml(file)
+    return values
+
+
 def pin_archive(made: Workspace, params: Params) -> Params:
     """Write what an own archive holds now to the run's dataset.sha256; any other source is left alone.
 

@@ -88,6 +88,11 @@ def user_cache(kind: str) -> Path:
     return (Path(own) if own else platformdirs.user_cache_path("pix2pix")) / kind
 
 
+def cached_model(onnx_sha256: str) -> Path:
+    """Where the exported generator with this digest is kept, if it is."""
+    return user_cache("models") / f"{onnx_sha256}.onnx"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with a final newline, atomically; NaN and infinity are bugs."""
     with atomic_file(path) as partial:

@@ -112,6 +112,7 @@ class Train(Section):
     on_collapse: Literal["warn", "stop"]
     device: Device
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
+    warm_start: str = Field(pattern=r"^([0-9a-f]{64})?$")
 
 
 class Evaluate(Section):

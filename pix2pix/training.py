@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import collapse
+from . import collapse, warm_start
 from .augment import crop, plan_epoch, to_pixels, to_unit_range
 from .checkpoint import CheckpointFolder, GeneratorConfig
 from .discriminator import Discriminator
@@ -177,9 +177,16 @@ class State:
 
 
 def new_state(config: GeneratorConfig, model: Model, recipe: Train, device: torch.device) -> State:
-    """Fresh networks and optimisers; weights and dropout follow from recipe.seed."""
+    """Fresh networks and optimisers; weights and dropout follow from recipe.seed.
+
+    Raises:
+        UserError: the generator that recipe.warm_start names cannot be had or is of another network.
+    """
     torch.manual_seed(recipe.seed)
-    generator = config.build().to(device)
+    generator = config.build()
+    if recipe.warm_start:
+        warm_start.load(generator, recipe.warm_start)
+    generator = generator.to(device)
     choices = model.discriminator_choices(config.in_channels, config.out_channels)
     discriminator = Discriminator(**choices).to(device)
     return State(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pix2pix import collapse, training
 from pix2pix.checkpoint import CheckpointFolder, GeneratorConfig
+from pix2pix.generator import Generator
 from pix2pix.pair_set import PairSet
 from pix2pix.params import Model, Train
 from pix2pix.training import (
@@ -68,6 +69,7 @@ def recipe(**changes: object) -> Train:
         "on_collapse": "warn",
         "device": "cpu",
         "threads": 1,
+        "warm_start": "",
     }
     return Train.model_validate(values | changes)
 
@@ -282,6 +284,28 @@ def test_every_parameter_of_an_ablation_changes_what_is_trained(tmp_path: Path) 
                 ABLATIONS[first],
                 ABLATIONS[second],
             )
+
+
+def test_a_warm_start_begins_with_the_named_weights_and_a_fresh_discriminator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = training.new_state(CONFIG, MODEL, recipe(), CPU)
+    named: list[str] = []
+
+    def load(generator: Generator, digest: str) -> None:
+        named.append(digest)
+        with torch.no_grad():
+            for weight in generator.parameters():
+                weight.fill_(0.5)
+
+    monkeypatch.setattr("pix2pix.warm_start.load", load)
+    warm = training.new_state(CONFIG, MODEL, recipe(warm_start="a" * 64), CPU)
+    assert named == ["a" * 64]
+    assert all(bool((weight == 0.5).all()) for weight in warm.generator.parameters())
+    assert equal(warm.discriminator.state_dict(), fresh.discriminator.state_dict())
+    assert (
+        not finished(run(tmp_path, recipe(warm_start="a" * 64))).state.keys() - fresh.generator.state_dict()
+    )
 
 
 def changed(model: dict[str, Any]) -> Model:

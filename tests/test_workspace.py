@@ -331,6 +331,15 @@ def test_a_relative_source_that_git_does_not_have_is_looked_for_in_the_main_chec
         assert workspace.set_params(made, None, own).dataset.source == str(main / "data" / "own")
 
 
+def test_the_parameters_of_the_branchs_last_run_are_known_to_the_next(main: Path) -> None:
+    with workspace.workspace("first", "demo") as made:
+        assert workspace.last_params(made) == {}
+    run_once(train__epochs=3)
+    with workspace.workspace("next", "demo") as made:
+        assert workspace.last_params(made)["train"]["epochs"] == 3
+        assert workspace.load(made.root / "params.yaml").train.epochs != 3
+
+
 def test_an_own_archive_is_pinned_by_what_it_holds_now_and_nothing_else_is(main: Path) -> None:
     archive = main.parent / "own.zip"
     archive.write_bytes(b"first")
