@@ -35,7 +35,7 @@ def load(generator: Generator, onnx_sha256: str) -> None:
         if given != tuple(tensor.shape):
             raise UserError(
                 f"params.yaml: train.warm_start = {onnx_sha256[:12]}…: is of another network: {name} has "
-                f"shape {given}, expected {tuple(tensor.shape)}; set the section `model` as it was for that one"
+                f"shape {given}, expected {tuple(tensor.shape)}; set `model` as it was for that one"
             )
     generator.load_state_dict({name: weights[name] for name in wanted})
 

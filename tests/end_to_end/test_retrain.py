@@ -313,6 +313,87 @@ def test_what_the_registry_lost_is_restored_and_registered_without_training(
     assert again.tags["retrain_commit"] == lost.tags["retrain_commit"]
 
 
+# --- who promotes, and from what ---------------------------------------------------------------------
+
+
+def waiting(servers: Servers, run: str) -> str:
+    """The name of a run, once it asks."""
+    wait_for(lambda: servers.get(f"/flow_runs/{run}")["state_type"] == "PAUSED", 120, every=0.5)
+    return str(servers.get(f"/flow_runs/{run}")["name"])
+
+
+def of(servers: Servers, model: str) -> tuple[dict[str, str], str]:
+    """The registry's aliases of a model and what it says of version 1."""
+    aliases = servers.mlflow.get_registered_model(model).aliases
+    return aliases, servers.mlflow.get_model_version(model, "1").tags["decision"]
+
+
+def test_a_run_that_may_not_promote_leaves_it_to_one_that_asks_and_a_yes_makes_the_champion(
+    servers: Servers, first: tuple[str, Any, bool]
+) -> None:
+    overrides = {"registry.model_name": "asked"}
+    never = servers.begin(overrides=overrides, promote="never")
+    assert "challenger: the gate would promote it" in servers.ended(never)["message"]
+    assert of(servers, "asked")[0] == {"challenger": "1"}
+    assert servers.ended(servers.begin(overrides=overrides, promote="never"))["name"] == "Unchanged"
+
+    asking = servers.begin(overrides=overrides, promote="ask")
+    name = waiting(servers, asking)
+    # What is asked about can be seen.
+    assert "the gate would make it champion" in servers.artifacts(asking)["quickstart-decision"]["data"]
+    approve = ("-m", "pipeline.cli", "approve", name, "--because", "sharper windows")
+    said = servers.project.run(sys.executable, *approve)
+    assert said.stdout == f"{name}: yes: the challenger becomes champion\n"
+    assert servers.ended(asking)["type"] == "COMPLETED"
+    assert of(servers, "asked")[0] == {"champion": "1"}
+    (move,) = [
+        json.loads(value)
+        for key, value in servers.mlflow.get_registered_model("asked").tags.items()
+        if key.startswith("champion_0")
+    ]
+    assert (move["how"], move["because"].partition(" (")[0]) == ("approved", "sharper windows")
+    assert "@" in move["by"]
+    again = servers.project.run(sys.executable, *approve, ok=False)
+    assert again.returncode == 2
+    assert again.stderr == f"error: {name}: is Completed and waits for no answer; waiting: none\n"
+
+
+def test_a_no_and_no_answer_leave_the_challenger_one_and_are_not_asked_again(
+    servers: Servers, first: tuple[str, Any, bool]
+) -> None:
+    overrides = {"registry.model_name": "declined"}
+    asking = servers.begin(overrides=overrides, promote="ask")
+    waiting(servers, asking)
+    reject = ("-m", "pipeline.cli", "approve", asking, "--reject", "--because", "blurred")
+    servers.project.run(sys.executable, *reject)
+    assert servers.ended(asking)["message"].startswith("declined registered as version 1, challenger: decl")
+    aliases, decision = of(servers, "declined")
+    assert aliases == {"challenger": "1"} and decision.endswith(": blurred")
+    assert servers.ended(servers.begin(overrides=overrides))["name"] == "Unchanged"
+
+    overrides = {"registry.model_name": "unanswered"}
+    asking = servers.begin(overrides=overrides, promote="ask", ask_timeout_h=0.001)
+    assert servers.ended(asking)["type"] == "COMPLETED"
+    aliases, decision = of(servers, "unanswered")
+    assert aliases == {"challenger": "1"}
+    assert decision == "declined by retrain: nobody answered within 0.001 h"
+
+
+def test_a_warm_start_takes_the_champions_weights_and_is_unchanged_while_nothing_else_is(
+    servers: Servers, first: tuple[str, Any, bool]
+) -> None:
+    assert servers.ended(servers.begin(warm_start="champion"))["name"] == "Unchanged"
+    version = servers.mlflow.get_model_version_by_alias("tiny", "champion")
+    overrides = {"train.seed": 9}
+    warm = servers.begin(overrides=overrides, warm_start="champion")
+    assert servers.ended(warm)["type"] == "COMPLETED", servers.said(warm)
+    said = servers.said(warm)
+    assert f"training begins with the weights of version {version.version}" in said
+    used = servers.project.run("git", "show", "retrain/quickstart:params.yaml").stdout
+    assert f"warm_start: {version.tags['onnx_sha256']}" in used
+    assert servers.ended(servers.begin(overrides=overrides, warm_start="champion"))["name"] == "Unchanged"
+
+
 # --- mistakes ----------------------------------------------------------------------------------------
 
 
