@@ -50,6 +50,7 @@ clean:
 lock: $(VENV)/.installed
 	uv pip compile -q --universal --no-header --no-annotate --extra dev pyproject.toml -o requirements.lock
 
+# compat: a plain path instead of an import finder, which costs every Python that starts here tens of milliseconds.
 $(VENV)/.installed: pyproject.toml requirements.lock
 	@echo "installing into $(VENV) (once; a minute or two)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -62,5 +63,5 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	  export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$index}}"; \
 	  export UV_EXTRA_INDEX_URL="$${UV_EXTRA_INDEX_URL:-$$(echo $${PIP_EXTRA_INDEX_URL:-$$extra})}"; \
 	  export UV_INDEX_STRATEGY=unsafe-best-match; \
-	  $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode -c requirements.lock -e '.[dev]'
+	  $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --config-setting editable_mode=compat -c requirements.lock -e '.[dev]'
 	@touch $@
