@@ -36,6 +36,7 @@ from pix2pix.params import Params
 from . import outcome, presets, tracking, workspace
 from .registry import Registered, register
 from .repro import CARD, check_source
+from .source import refreshed
 from .stage_process import Ended, StageProcesses
 from .workspace import Workspace
 
@@ -69,7 +70,8 @@ def retrain(
     Args:
         preset: a file in presets/, laid over the committed params.yaml.
         overrides: values over that by dotted key, such as {"train.epochs": 3}.
-        refresh: pin dataset.sha256 to what an own archive holds now. Folders are always looked at.
+        refresh: ask the server for what is new, or look at an own archive, and pin dataset.sha256 to it, over
+            any other pin. Folders are always looked at.
         force: run every stage, restoring none.
         stage_timeout_h: hours after which a stage is ended.
         gpu_timeout_h: hours to wait for the slot `gpu`.
@@ -84,7 +86,7 @@ def retrain(
             params = workspace.set_params(made, preset, overrides or {})
             check_source(params, made.root)
             if refresh:
-                params = workspace.pin_archive(made, params)
+                params = refreshed(made, params, NETWORK_DELAYS_S)
             return _retrain(made, params, deployment, force, stage_timeout_h, gpu_timeout_h)
     except UserError as error:
         get_run_logger().error("%s", error)

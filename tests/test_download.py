@@ -351,7 +351,7 @@ def test_server_that_is_not_there_is_a_failure_of_the_network_though_something_w
     site: Site, nowhere: str
 ) -> None:
     fetch({site.url: None})
-    with pytest.raises(DownloadError, match="Connection refused.*do without `refresh`"):
+    with pytest.raises(DownloadError, match=r"Connection refused.*do without `refresh`"):
         refresh({nowhere: None})
 
 

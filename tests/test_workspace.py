@@ -13,7 +13,6 @@ from filelock import FileLock
 from pipeline import lineage, workspace
 from pipeline.workspace import Workspace, leave_commit
 from pix2pix.errors import UserError
-from pix2pix.files import sha256_file
 from pix2pix.params import read_yaml
 
 PROJECT = Path(__file__).parents[1]
@@ -329,19 +328,3 @@ def test_a_relative_source_that_git_does_not_have_is_looked_for_in_the_main_chec
     with workspace.workspace("run", "demo") as made:
         assert workspace.set_params(made, None, {}).dataset.source == "pix2pix/synthetic.py"
         assert workspace.set_params(made, None, own).dataset.source == str(main / "data" / "own")
-
-
-def test_an_own_archive_is_pinned_by_what_it_holds_now_and_nothing_else_is(main: Path) -> None:
-    archive = main.parent / "own.zip"
-    archive.write_bytes(b"first")
-    own = {"dataset.name": "own", "dataset.source": str(archive)}
-    with workspace.workspace("run", "demo") as made:
-        drawn = workspace.set_params(made, None, {})
-        assert workspace.pin_archive(made, drawn) == drawn
-        folder = workspace.set_params(made, None, {**own, "dataset.source": str(main.parent)})
-        assert workspace.pin_archive(made, folder) == folder
-        params = workspace.set_params(made, None, own)
-        assert workspace.pin_archive(made, params).dataset.sha256 == sha256_file(archive)
-        archive.write_bytes(b"other")
-        assert workspace.pin_archive(made, params).dataset.sha256 == sha256_file(archive)
-        assert read_yaml(made.root / "params.yaml")["dataset"]["sha256"] == sha256_file(archive)
