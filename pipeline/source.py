@@ -132,11 +132,14 @@ def _logged_by(log: "logging.Logger | logging.LoggerAdapter[logging.Logger]") ->
             log.log(record.levelno, "%s", record.getMessage())
 
     ours, handler = logging.getLogger("pix2pix"), Passed()
-    level = ours.level
+    level, propagate = ours.level, ours.propagate
     ours.addHandler(handler)
     ours.setLevel(logging.INFO)
+    # Prefect's handler at the root would say it once more.
+    ours.propagate = False
     try:
         yield
     finally:
         ours.setLevel(level)
+        ours.propagate = propagate
         ours.removeHandler(handler)
