@@ -82,6 +82,7 @@ def refreshed(made: Workspace, params: Params, retry_delays_s: list[float]) -> P
 
     def refresh() -> State[Any]:
         nonlocal found
+        failures.clear()
         log = get_run_logger()
         try:
             with _logged_by(log):

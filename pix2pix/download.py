@@ -132,7 +132,7 @@ def fetch_file(
             may_pass |= isinstance(failure, _AttemptError)
     line = f"{name}: not to be had ({'; '.join(failed)}); set PIX2PIX_MIRROR to a folder that holds {name}"
     if refresh and (download_folder() / name).exists():
-        line += ", or do without `refresh`, which takes the one downloaded before"
+        line += ", or leave `refresh` out to use the one downloaded before"
     raise DownloadError(line) if may_pass else UserError(line)
 
 

@@ -338,7 +338,7 @@ def test_where_nobody_can_tell_what_was_kept_stays_and_the_line_says_so(
     with pytest.raises(UserError) as caught:
         refresh({site.url: len(OTHER)})
     assert caught.value.exit_status == status
-    assert str(caught.value).endswith("do without `refresh`, which takes the one downloaded before")
+    assert str(caught.value).endswith("or leave `refresh` out to use the one downloaded before")
     assert site.script == [] or answers[0] == "no length break"
     assert fetch({site.url: None}).read_bytes() == BODY
     # When the server is well again, the next look finds what it has.
@@ -351,7 +351,7 @@ def test_server_that_is_not_there_is_a_failure_of_the_network_though_something_w
     site: Site, nowhere: str
 ) -> None:
     fetch({site.url: None})
-    with pytest.raises(DownloadError, match=r"Connection refused.*do without `refresh`"):
+    with pytest.raises(DownloadError, match=r"Connection refused.*leave `refresh` out"):
         refresh({nowhere: None})
 
 

@@ -129,7 +129,7 @@ def test_source_that_cannot_tell_is_an_error_and_what_was_there_is_still_had_wit
     official.unlink()
     if address:
         monkeypatch.setattr(datasets, "OFFICIAL", (address,))
-    with pytest.raises(UserError, match="do without `refresh`") as caught:
+    with pytest.raises(UserError, match="leave `refresh` out") as caught:
         digest(**PUBLISHED)
     assert type(caught.value) is failure
     stage.fetch(params(**PUBLISHED, sha256=before))
