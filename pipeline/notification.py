@@ -44,7 +44,9 @@ def arrange(client: SyncPrefectClient, address: str) -> str:
         there = client.read_automations_by_name(entry["name"])
         if block_id:
             actions = [{**action, "block_document_id": block_id} for action in entry["actions"]]
-            _settle(client, there, AutomationCore.model_validate({**entry, "actions": actions}))
+            _settle(
+                client, there, AutomationCore.model_validate({**entry, "enabled": True, "actions": actions})
+            )
         else:
             for automation in there:
                 client.pause_automation(automation.id)
