@@ -1,7 +1,8 @@
 # make repro   from a fresh clone to a registered generator
 # make test    the whole test suite          make lint    formatting, lint, types, Dockerfile
 # make ui      the MLflow page on port 5000  make clean   stale checkpoints and caches of tools
-# make servers MLflow, Prefect and a worker for scheduled retraining; other ports: MLFLOW_PORT, PREFECT_PORT
+# make servers MLflow, Prefect and a worker for scheduled retraining; other ports: MLFLOW_PORT, PREFECT_PORT;
+#              PIX2PIX_WEBHOOK: a chat that is told of failed runs
 SHELL := /bin/bash
 .DEFAULT_GOAL := repro
 MAKEFLAGS += --no-print-directory

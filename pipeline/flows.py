@@ -36,6 +36,7 @@ from pix2pix.params import Params
 from . import approval, outcome, presets, registry, tracking, workspace
 from .registry import Registered
 from .repro import CARD, check_source
+from .source import refreshed
 from .stage_process import Ended, StageProcesses
 from .workspace import Workspace
 
@@ -85,7 +86,8 @@ def retrain(
     Args:
         preset: a file in presets/, laid over the committed params.yaml.
         overrides: values over that by dotted key, such as {"train.epochs": 3}.
-        refresh: pin dataset.sha256 to what an own archive holds now. Folders are always looked at.
+        refresh: ask the server for what is new, or look at an own archive, and pin dataset.sha256 to it, over
+            any other pin. Folders are always looked at.
         force: run every stage, restoring none.
         promote: make a generator that the gate finds better champion (auto), only when a person agrees, on
             this page or by `pix2pix approve` (ask), or leave the champion alone (never).
@@ -112,7 +114,7 @@ def retrain(
             params = workspace.set_params(made, preset, overrides or {})
             check_source(params, made.root)
             if refresh:
-                params = workspace.pin_archive(made, params)
+                params = refreshed(made, params, NETWORK_DELAYS_S)
             if asked.warm_start == "champion":
                 params = _as_last_started(made, params)
             return _retrain(made, params, asked)

@@ -11,6 +11,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from pix2pix.errors import UserError
+
+from . import notification
 from .flows import GPU_LIMIT
 
 WORK_POOL = "pix2pix"
@@ -22,20 +25,27 @@ def main() -> None:
     """Become the worker of the pool.
 
     Raises:
-        SystemExit: a server does not answer in time, or prefect.yaml cannot be deployed.
+        SystemExit: a server does not answer in time, prefect.yaml cannot be deployed, or PIX2PIX_WEBHOOK is
+            no address.
     """
+    try:
+        webhook = notification.webhook()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
     api, mlflow = str(PREFECT_API_URL.value()), os.environ["MLFLOW_TRACKING_URI"]
     _wait_for(f"{api}/health")
     _wait_for(f"{mlflow}/health")
     with get_client(sync_client=True) as client:
         _prepare(client)
+        told = notification.arrange(client, webhook)
     prefect = [sys.executable, "-m", "prefect"]
     done = subprocess.run(
         [*prefect, "--no-prompt", "deploy", "--all"], capture_output=True, text=True, check=False
     )
     if done.returncode:
         sys.exit(f"prefect.yaml cannot be deployed:\n{done.stdout}{done.stderr}")
-    print(f"\n  MLflow   {mlflow}\n  Prefect  {api.removesuffix('/api')}\n", flush=True)
+    print(f"\n  MLflow   {mlflow}\n  Prefect  {api.removesuffix('/api')}\n  {told}\n", flush=True)
     os.execv(
         sys.executable,
         [*prefect, "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", "here"],

@@ -15,7 +15,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pix2pix.errors import UserError
-from pix2pix.files import sha256_file
 from pix2pix.params import PARAMS_FILE, Params, load, read_yaml
 
 from . import lineage, presets
@@ -146,18 +145,6 @@ def last_params(made: Workspace) -> Mapping[str, Any]:
             return {}
         values: Mapping[str, Any] = read_yaml(file)
     return values
-
-
-def pin_archive(made: Workspace, params: Params) -> Params:
-    """Write what an own archive holds now to the run's dataset.sha256; any other source is left alone.
-
-    The cache and the commit then name the data, and not only the place where it was found.
-    """
-    source = Path(params.dataset.source)
-    # The modules that draw or download a set are files too, and relative.
-    if not source.is_absolute() or not source.is_file():
-        return params
-    return set_params(made, None, {"dataset.sha256": sha256_file(source)})
 
 
 # --- the worktree ------------------------------------------------------------------------------------

@@ -80,6 +80,7 @@ def fetch_file(
     *,
     sha256: str = "",
     looks_right: Callable[[Path], bool] = lambda path: True,
+    refresh: bool = False,
     on_progress: Progress = lambda done_bytes, total_bytes: None,
     attempts: int = 4,
     first_wait_s: float = 1.0,
@@ -95,6 +96,8 @@ def fetch_file(
         name: what the file is called in the download folder.
         sha256: its hex digest; empty accepts any.
         looks_right: a quick look at the content, so that a web page is not taken for the file.
+        refresh: ask the server whether what was kept is still what it has, and get what it has now. Where
+            no address can tell, that is an error, and what was kept stays.
         on_progress: told bytes done and bytes in all, None where the server does not say.
         attempts: tries at each URL.
         first_wait_s: seconds before the second try; doubled for each one after it.
@@ -123,11 +126,13 @@ def fetch_file(
                 return Path(place)
             folder = download_folder()
             with _held(folder, name):
-                return _from_url(place, size_bytes, folder, wanted, download)
+                return _from_url(place, size_bytes, folder, wanted, download, refresh)
         except (_AttemptError, _AddressError) as failure:
             failed.append(f"{place} {failure}")
             may_pass |= isinstance(failure, _AttemptError)
     line = f"{name}: not to be had ({'; '.join(failed)}); set PIX2PIX_MIRROR to a folder that holds {name}"
+    if refresh and (download_folder() / name).exists():
+        line += ", or leave `refresh` out to use the one downloaded before"
     raise DownloadError(line) if may_pass else UserError(line)
 
 
@@ -170,6 +175,36 @@ class _Origin:
         length = response.headers.get("Content-Length", "")
         return cls(url, validator, int(length) if length.isdecimal() else None)
 
+    def unless_changed(self) -> dict[str, str]:
+        """The headers that ask for this file only if it is another by now."""
+        header = "If-None-Match" if self.validator.startswith('"') else "If-Modified-Since"
+        return {header: self.validator}
+
+
+class _Kept:
+    """A whole file in the download folder: NAME and, beside it, its origin and digest in NAME.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._note = path.with_name(f"{path.name}.json")
+
+    def take(self, whole: Path, origin: _Origin) -> None:
+        """Give a finished download its name, in the place of the one before."""
+        note = {"origin": asdict(origin), "sha256": sha256_file(whole)}
+        whole.replace(self.path)
+        write_json(self._note, note)
+
+    def origin(self, url: str) -> _Origin | None:
+        """What the server at `url` may be asked about; None if only a new download can tell."""
+        try:
+            note = json.loads(self._note.read_text(encoding="utf-8"))
+            origin = _Origin(**note["origin"])
+            # The note may be of the file before, or the user has put another one here.
+            known = note["sha256"] == sha256_file(self.path)
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None
+        return origin if known and origin.url == url and origin.validator else None
+
 
 class _Partial:
     """A download in progress: NAME.part and, beside it, its origin."""
@@ -198,45 +233,69 @@ class _Partial:
         self._note.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
-    def finish(self, path: Path) -> None:
-        """Give the whole download its name."""
-        self.path.replace(path)
+    def finish(self, kept: _Kept) -> None:
+        """Hand the whole download over."""
+        kept.take(self.path, _Origin(**json.loads(self._note.read_text(encoding="utf-8"))))
         self._note.unlink()
 
 
 def _from_url(
-    url: str, size_bytes: int | None, folder: Path, wanted: _Wanted, download: Callable[..., None]
+    url: str,
+    size_bytes: int | None,
+    folder: Path,
+    wanted: _Wanted,
+    download: Callable[..., bool],
+    refresh: bool,
 ) -> Path:
-    finished = folder / wanted.name
-    if finished.exists():
+    kept, partial = _Kept(folder / wanted.name), _Partial(folder, wanted.name)
+    known = None
+    if kept.path.exists():
         try:
-            wanted.verify(finished, size_bytes)
-            log.info("using %s, downloaded before", finished)
-            return finished
+            wanted.verify(kept.path, size_bytes)
         except _AddressError as difference:
-            log.info("%s %s; downloading it anew", finished, difference)
-    partial = _Partial(folder, wanted.name)
-    log.info("downloading %s", url)
-    download(url, size_bytes, partial)
+            log.info("%s %s; downloading it anew", kept.path, difference)
+        else:
+            if not refresh:
+                log.info("using %s, downloaded before", kept.path)
+                return kept.path
+            known = kept.origin(url)
+    log.info("asking whether %s has changed" if known else "downloading %s", url)
+    if not download(url, size_bytes, partial, known, refresh):
+        log.info("%s is still what the server has", kept.path)
+        return kept.path
     try:
         wanted.verify(partial.path, size_bytes)
     except _AddressError:
         partial.discard()
         raise
-    partial.finish(finished)
-    return finished
+    partial.finish(kept)
+    return kept.path
 
 
-def _download(on_progress: Progress, url: str, size_bytes: int | None, partial: _Partial) -> None:
-    """One attempt at the rest of a file, or at all of it."""
+def _download(
+    on_progress: Progress,
+    url: str,
+    size_bytes: int | None,
+    partial: _Partial,
+    known: _Origin | None,
+    refresh: bool,
+) -> bool:
+    """One attempt at the rest of a file, or at all of it; False if it is still the known one."""
     done_bytes, origin = partial.resume(url)
     if origin and origin.total_bytes == done_bytes:
-        return
+        if not refresh:
+            return True
+        # Whole, but of an earlier day.
+        origin = None
     # The bytes as they are stored: some servers offer to unpack a .tar.gz on the way.
     headers = {"Accept-Encoding": "identity"}
     if origin:
         headers |= {"Range": f"bytes={done_bytes}-", "If-Range": origin.validator}
+    elif known:
+        headers |= known.unless_changed()
     with _network_named(), requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS_S) as response:
+        if known and not origin and response.status_code == requests.codes.not_modified:
+            return False
         _check_status(response, partial)
         if origin and response.status_code == requests.codes.partial_content:
             _check_range(response, done_bytes, origin, partial)
@@ -254,6 +313,7 @@ def _download(on_progress: Progress, url: str, size_bytes: int | None, partial: 
                 on_progress(done_bytes, origin.total_bytes)
     if origin.total_bytes is not None and done_bytes != origin.total_bytes:
         raise _AttemptError(f"broke off after {done_bytes:,} of {origin.total_bytes:,} bytes")
+    return True
 
 
 def _check_status(response: requests.Response, partial: _Partial) -> None:

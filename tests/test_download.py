@@ -61,6 +61,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if word.isdigit():
             self.send_error(int(word))
             return
+        if self._is_known():
+            self.send_response(304)
+            self.end_headers()
+            return
         start = self._start()
         self.send_response(206 if start else 200)
         for key, value in site.validators.items():
@@ -68,15 +72,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if start:
             claimed = start + 1 if word == "misplace" else start
             self.send_header("Content-Range", f"bytes {claimed}-{len(site.body) - 1}/{len(site.body)}")
-        if word != "no length":
+        if not word.startswith("no length"):
             self.send_header("Content-Length", str(len(site.body) - start))
         self.end_headers()
         rest = site.body[start:]
-        if word == "break":
+        if word.endswith("break"):
             rest = rest[: len(rest) // 2]
         elif word == "dawdle":
             time.sleep(0.7)
         self.wfile.write(rest)
+
+    def _is_known(self) -> bool:
+        """Whether the client has it already, as servers judge: by the ETag where it gives one."""
+        etag, changed = self.headers.get("If-None-Match"), self.headers.get("If-Modified-Since")
+        return (etag or changed) in self.server.validators.values()
 
     def _start(self) -> int:
         """The first byte that is asked for, if the file is still the one the client means."""
@@ -118,6 +127,9 @@ def left_in(cache: Path) -> set[str]:
     return {path.name for path in cache.iterdir()} - {f"{NAME}.lock"}
 
 
+KEPT = {NAME, f"{NAME}.json"}
+
+
 # --- getting it --------------------------------------------------------------------------------------
 
 
@@ -126,7 +138,7 @@ def test_whole_file_is_kept_and_used_again_without_asking(site: Site, cache: Pat
     got = fetch({site.url: len(BODY)}, sha256=SHA256, on_progress=lambda *step: told.append(step))
     assert got == cache / NAME and got.read_bytes() == BODY
     assert told[0] == (0, len(BODY)) and told[-1] == (len(BODY), len(BODY)) and told == sorted(told)
-    assert left_in(cache) == {NAME}
+    assert left_in(cache) == KEPT
     assert fetch({site.url: len(BODY)}, sha256=SHA256) == got
     assert len(site.asked) == 1
 
@@ -198,7 +210,7 @@ def test_broken_download_goes_on_in_a_later_run(site: Site, cache: Path) -> None
     assert left_in(cache) == {f"{NAME}.part", f"{NAME}.part.json"}
     told: list[int] = []
     got = fetch({site.url: None}, attempts=1, on_progress=lambda done, total: told.append(done))
-    assert got.read_bytes() == BODY and left_in(cache) == {NAME}
+    assert got.read_bytes() == BODY and left_in(cache) == KEPT
     assert told[0] == len(BODY) // 2
     assert site.asked[1]["Range"] == f"bytes={len(BODY) // 2}-"
 
@@ -253,6 +265,136 @@ def test_download_killed_after_its_last_byte_is_not_repeated(site: Site, cache: 
     partial.path.write_bytes(BODY)
     assert fetch({site.url: None}, sha256=SHA256).read_bytes() == BODY
     assert site.asked == []
+
+
+# --- asking again ------------------------------------------------------------------------------------
+
+CHANGED = "Wed, 21 Oct 2015 07:28:00 GMT"
+refresh = functools.partial(fetch, refresh=True)
+
+
+@pytest.mark.parametrize(
+    ("validators", "asked"),
+    [
+        ({"ETag": '"one"', "Last-Modified": CHANGED}, ("If-None-Match", '"one"')),
+        ({"Last-Modified": CHANGED}, ("If-Modified-Since", CHANGED)),
+        # Files that differ in bytes may share a weak one.
+        ({"ETag": 'W/"weak"', "Last-Modified": CHANGED}, ("If-Modified-Since", CHANGED)),
+    ],
+)
+def test_what_the_server_still_has_is_not_downloaded_again(
+    site: Site, validators: dict[str, str], asked: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    site.validators = validators
+    first = fetch({site.url: None})
+    with caplog.at_level(logging.INFO):
+        assert refresh({site.url: len(BODY)}) == first
+    assert first.read_bytes() == BODY
+    assert asked in site.asked[1].items() and len(site.asked) == 2
+    assert {"If-None-Match", "If-Modified-Since"} & set(site.asked[1]) == {asked[0]}
+    assert f"asking whether {site.url} has changed" in caplog.text
+    assert f"{first} is still what the server has" in caplog.text
+
+
+@pytest.mark.parametrize("validators", [{"ETag": '"one"'}, {"Last-Modified": CHANGED}, {}])
+def test_what_changed_takes_the_place_of_what_was_kept_though_it_is_as_long(
+    site: Site, cache: Path, validators: dict[str, str]
+) -> None:
+    site.validators = validators
+    fetch({site.url: None})
+    site.body = OTHER
+    site.validators = {
+        name: value.replace("one", "two").replace("07", "08") for name, value in validators.items()
+    }
+    assert fetch({site.url: None}).read_bytes() == BODY, "without `refresh` nobody asks"
+    assert refresh({site.url: len(OTHER)}).read_bytes() == OTHER
+    assert left_in(cache) == KEPT
+    # And is what is asked about from then on.
+    assert refresh({site.url: None}).read_bytes() == OTHER
+    assert [bool(set(headers) & {"If-None-Match", "If-Modified-Since"}) for headers in site.asked] == [
+        False,
+        bool(validators),
+        bool(validators),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "status"),
+    [
+        (["404"], 2),
+        (["410"], 2),
+        (["500", "503"], 3),
+        (["break", "500"], 3),
+        (["break", "404"], 2),
+        (["no length break", "no length break"], 2),
+    ],
+)
+def test_where_nobody_can_tell_what_was_kept_stays_and_the_line_says_so(
+    site: Site, cache: Path, answers: list[str], status: int
+) -> None:
+    fetch({site.url: None})
+    site.change()
+    site.script = answers
+    with pytest.raises(UserError) as caught:
+        refresh({site.url: len(OTHER)})
+    assert caught.value.exit_status == status
+    assert str(caught.value).endswith("or leave `refresh` out to use the one downloaded before")
+    assert site.script == [] or answers[0] == "no length break"
+    assert fetch({site.url: None}).read_bytes() == BODY
+    # When the server is well again, the next look finds what it has.
+    site.script = []
+    assert refresh({site.url: None}).read_bytes() == OTHER
+    assert left_in(cache) == KEPT
+
+
+def test_server_that_is_not_there_is_a_failure_of_the_network_though_something_was_kept(
+    site: Site, nowhere: str
+) -> None:
+    fetch({site.url: None})
+    with pytest.raises(DownloadError, match=r"Connection refused.*leave `refresh` out"):
+        refresh({nowhere: None})
+
+
+@pytest.mark.parametrize("trouble", [["500"], ["break"], ["break", "break"], ["500", "break"]])
+def test_new_version_is_had_through_trouble(site: Site, cache: Path, trouble: list[str]) -> None:
+    fetch({site.url: None})
+    site.change()
+    site.script = trouble
+    assert refresh({site.url: None}, attempts=3).read_bytes() == OTHER
+    assert left_in(cache) == KEPT
+
+
+def test_mirror_that_lacks_the_file_is_passed_over(site: Site) -> None:
+    fetch({site.url: None})
+    site.script = ["404"]
+    assert refresh({f"{site.url}?mirror": None, site.url: None}).read_bytes() == BODY
+    assert [headers["If-None-Match"] for headers in site.asked] == [None, None, '"one"']
+
+
+def test_what_was_kept_from_elsewhere_or_put_there_by_hand_is_no_answer(site: Site, cache: Path) -> None:
+    fetch({f"{site.url}?elsewhere": None})
+    assert refresh({site.url: None}).read_bytes() == BODY
+    (cache / NAME).write_bytes(OTHER)
+    assert refresh({site.url: None}).read_bytes() == BODY
+    assert not any(headers["If-None-Match"] for headers in site.asked)
+    # Of a folder, what lies there is what there is.
+    assert refresh({str(cache / NAME): None}) == cache / NAME
+
+
+def test_whole_download_of_an_earlier_day_is_not_taken_for_what_the_server_has_now(
+    site: Site, cache: Path
+) -> None:
+    partial = download._Partial(cache, NAME)
+    cache.mkdir(parents=True)
+    partial.begin(download._Origin(site.url, '"zero"', len(OTHER)))
+    partial.path.write_bytes(OTHER)
+    assert refresh({site.url: None}).read_bytes() == BODY
+
+
+def test_answer_that_nothing_has_changed_to_somebody_who_has_nothing_is_no_answer(site: Site) -> None:
+    site.script = ["304"]
+    with pytest.raises(UserError, match="answered 304 Not Modified"):
+        refresh({site.url: None})
 
 
 # --- failing -----------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from filelock import FileLock
 from pipeline import lineage, workspace
 from pipeline.workspace import Workspace, leave_commit
 from pix2pix.errors import UserError
-from pix2pix.files import sha256_file
 from pix2pix.params import read_yaml
 
 PROJECT = Path(__file__).parents[1]
@@ -338,19 +337,3 @@ def test_the_parameters_of_the_branchs_last_run_are_known_to_the_next(main: Path
     with workspace.workspace("next", "demo") as made:
         assert workspace.last_params(made)["train"]["epochs"] == 3
         assert workspace.load(made.root / "params.yaml").train.epochs != 3
-
-
-def test_an_own_archive_is_pinned_by_what_it_holds_now_and_nothing_else_is(main: Path) -> None:
-    archive = main.parent / "own.zip"
-    archive.write_bytes(b"first")
-    own = {"dataset.name": "own", "dataset.source": str(archive)}
-    with workspace.workspace("run", "demo") as made:
-        drawn = workspace.set_params(made, None, {})
-        assert workspace.pin_archive(made, drawn) == drawn
-        folder = workspace.set_params(made, None, {**own, "dataset.source": str(main.parent)})
-        assert workspace.pin_archive(made, folder) == folder
-        params = workspace.set_params(made, None, own)
-        assert workspace.pin_archive(made, params).dataset.sha256 == sha256_file(archive)
-        archive.write_bytes(b"other")
-        assert workspace.pin_archive(made, params).dataset.sha256 == sha256_file(archive)
-        assert read_yaml(made.root / "params.yaml")["dataset"]["sha256"] == sha256_file(archive)

@@ -1,5 +1,6 @@
 """The flow `retrain` as a user has it: honcho's servers and worker, deployments, plugs pulled out."""
 
+import hashlib
 import json
 import os
 import re
@@ -28,16 +29,18 @@ from .conftest import STAGES, Project, checkout, wait_for, write_data
 # Long enough to be killed in, short enough to be finished.
 LONG = {"train.epochs": 40, "run.checkpoint_every_epochs": 1}
 DONE = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+PUBLISHED = {"dataset.source": "pix2pix/datasets.py", "dataset.name": "facades"}
 
 
 @dataclass
 class Servers:
-    """A project whose `make servers` is running, and the mirror that published sets come from."""
+    """A running `make servers`: its project, the mirror of published sets, and who is told of failures."""
 
     project: Project
     api: str
     mlflow: mlflow.MlflowClient
     mirror: "Mirror"
+    chat: "Chat"
 
     def post(self, path: str, **body: Any) -> Any:
         return self._ask("POST", path, json=body)
@@ -137,13 +140,12 @@ class Servers:
 
 
 class Mirror(ThreadingHTTPServer):
-    """Answers 503 to the first `refusals` requests and then with an archive of combined pairs."""
-
-    refusals = 0
+    """Answers as `refusals` say, one request each, and then with an archive of combined pairs."""
 
     def __init__(self, archive: bytes) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
         self.archive = archive
+        self.refusals: list[int] = []
         self.asked: list[int] = []
 
 
@@ -151,13 +153,39 @@ class _Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         mirror = self.server
         assert isinstance(mirror, Mirror)
-        status = 503 if len(mirror.asked) < mirror.refusals else 200
+        etag = f'"{hashlib.sha256(mirror.archive).hexdigest()}"'
+        status = 304 if self.headers["If-None-Match"] == etag else 200
+        status = mirror.refusals.pop(0) if mirror.refusals else status
         mirror.asked.append(status)
         self.send_response(status)
+        self.send_header("ETag", etag)
         self.send_header("Content-Length", str(len(mirror.archive) if status == 200 else 0))
         self.end_headers()
         if status == 200:
             self.wfile.write(mirror.archive)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a failing test should show its own lines."""
+
+
+class Chat(ThreadingHTTPServer):
+    """Takes messages as chats do."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Inbox)
+        self.told: list[str] = []
+
+
+class _Inbox(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Chat)
+        assert self.headers["Content-Type"] == "application/json"
+        message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert list(message) == ["text"]
+        self.server.told.append(message["text"])
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: a failing test should show its own lines."""
@@ -170,8 +198,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     write_data(folder / "data")
     project = checkout(folder / "project", folder / "data")
     shutil.make_archive(str(folder / "facades"), "gztar", folder / "data")
-    mirror = Mirror((folder / "facades.tar.gz").read_bytes())
-    Thread(target=mirror.serve_forever, daemon=True).start()
+    mirror, chat = Mirror((folder / "facades.tar.gz").read_bytes()), Chat()
+    for server in (mirror, chat):
+        Thread(target=server.serve_forever, daemon=True).start()
     store, api = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}/api"
     # A user's other ports are in the project's file; no variable names them in the commands below.
     settings = project.root / "prefect.toml"
@@ -186,6 +215,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         "PREFECT_HOME": str(project.root / ".prefect"),
         "DO_NOT_TRACK": "true",
         "PIX2PIX_MIRROR": f"http://127.0.0.1:{mirror.server_port}",
+        "PIX2PIX_WEBHOOK": f"http://127.0.0.1:{chat.server_port}/secret",
         # The official addresses are out of reach, on any machine alike.
         **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
         "no_proxy": "127.0.0.1,localhost",
@@ -202,9 +232,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     try:
         wait_for(lambda: "Worker 'here' started" in log.read_text() or honcho.poll() is not None, 240)
         assert honcho.poll() is None, log.read_text()
-        yield Servers(project, api, mlflow.MlflowClient(store, store), mirror)
+        yield Servers(project, api, mlflow.MlflowClient(store, store), mirror, chat)
     finally:
         mirror.shutdown()
+        chat.shutdown()
         # The last test has ended it already.
         under = [] if honcho.poll() is not None else psutil.Process(honcho.pid).children(recursive=True)
         if under:
@@ -444,15 +475,46 @@ def test_a_slot_that_stays_taken_and_a_stage_that_takes_too_long_end_at_their_ti
 
 def test_a_source_that_fails_at_first_is_asked_again_later(servers: Servers) -> None:
     # As often as one try of fetch asks for itself.
-    servers.mirror.refusals = 4
-    published = {"dataset.source": "pix2pix/datasets.py", "dataset.name": "facades"}
-    run = servers.begin(overrides=published)
+    servers.mirror.refusals = [503] * 4
+    run = servers.begin(overrides=PUBLISHED)
     wait_for(lambda: servers.tasks(run).get("fetch", ("", ""))[0] == "AwaitingRetry", 90, every=0.3)
     assert servers.mirror.asked == [503] * 4
     wait_for(lambda: servers.tasks(run)["fetch"][0] == "Completed", 90, every=0.5)
     assert servers.mirror.asked == [503] * 4 + [200]
     servers.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
     assert servers.ended(run)["type"] == "CANCELLED"
+
+
+def test_refresh_asks_the_source_before_any_stage_and_pins_what_it_has(
+    servers: Servers, first: tuple[str, Any, bool]
+) -> None:
+    mirror = servers.mirror
+    digest = hashlib.sha256(mirror.archive).hexdigest()
+    # A pin gives way to what is there now.
+    pinned = {**PUBLISHED, "dataset.sha256": "0" * 64}
+    run = servers.begin(overrides=pinned, refresh=True)
+    assert servers.ended(run, 480)["name"] == "Completed", servers.said(run)
+    assert servers.tasks(run)["refresh"] == ("Completed", f"dataset.sha256 = {digest}")
+    shown = servers.project.run("git", "show", "retrain/quickstart:params.yaml").stdout
+    assert f"sha256: '{digest}'" in shown
+    # The stage found what the flow had got.
+    asked = len(mirror.asked)
+    assert mirror.asked[-1] in (200, 304)
+
+    run = servers.begin(overrides=PUBLISHED, refresh=True)
+    assert servers.ended(run)["name"] == "Unchanged", servers.said(run)
+    assert mirror.asked[asked:] == [304]
+    assert "is still what the server has" in servers.said(run)
+
+    # More than are asked for before the run has been cancelled.
+    mirror.refusals = [503] * 100
+    run = servers.begin(overrides=PUBLISHED, refresh=True)
+    wait_for(lambda: servers.tasks(run).get("refresh", ("", ""))[0] == "AwaitingRetry", 90, every=0.3)
+    servers.project.run(sys.executable, "-m", "prefect", "flow-run", "cancel", run)
+    assert servers.ended(run)["type"] == "CANCELLED"
+    wait_for(lambda: not (servers.project.root / ".retrain" / run).exists(), 30)
+    mirror.refusals.clear()
+    assert set(mirror.asked[asked + 1 :]) == {503}
 
 
 # --- pulled plugs ------------------------------------------------------------------------------------
@@ -497,6 +559,48 @@ def test_a_killed_trainer_and_a_killed_flow_end_crashed_and_the_next_run_goes_on
     rows = servers.artifacts(last)["quickstart-metrics"]
     assert all(row["champion"] and row["difference"] for row in json.loads(rows["data"]))
     assert [path.name for path in (servers.project.root / ".retrain").iterdir()] == ["lock"]
+
+
+def test_of_a_run_that_failed_or_crashed_a_chat_is_told_once_and_of_no_other(servers: Servers) -> None:
+    run = servers.begin(overrides={"train.epoch": 3})
+    message = servers.ended(run)["message"]
+    wait_for(lambda: any(run in text for text in servers.chat.told), 30)
+    name = servers.get(f"/flow_runs/{run}")["name"]
+    page = f"{servers.api.removesuffix('/api')}/runs/flow-run/{run}"
+    assert f"retrain/quickstart: run {name} is Failed: {message}\n{page}" in servers.chat.told
+    # Of all that this module has tried: failed, crashed, killed, cancelled, completed, unchanged.
+    ended = {item["id"]: item["state_type"] for item in servers.post("/flow_runs/filter")}
+    told = {run: sum(run in text for text in servers.chat.told) for run in ended}
+    assert told == {run: int(kind in ("FAILED", "CRASHED")) for run, kind in ended.items()}
+
+
+def test_the_automation_follows_its_file_and_the_variable_and_is_never_doubled(servers: Servers) -> None:
+    file = servers.project.root / "automations.yaml"
+    address = f"http://127.0.0.1:{servers.chat.server_port}/secret"
+
+    def arranged(address: str, ok: bool = True) -> tuple[str, dict[str, Any]]:
+        command = (sys.executable, "-m", "pipeline.notification")
+        done = servers.project.run(*command, ok=ok, PIX2PIX_WEBHOOK=address)
+        (automation,) = servers.post("/automations/filter")
+        return done.stdout + done.stderr, automation
+
+    (as_started,) = servers.post("/automations/filter")
+    assert as_started["enabled"]
+    # What is as it should be is left alone.
+    assert arranged(address) == ("failed and crashed runs are told to 127.0.0.1\n", as_started)
+    file.write_text(file.read_text().replace("name: retrain\n", "name: another\n"))
+    _, changed = arranged(address)
+    assert changed["id"] == as_started["id"]
+    assert changed["trigger"]["match_related"]["prefect.resource.name"] == "another"
+    said, off = arranged("")
+    assert said.startswith("nobody is told of failed runs; PIX2PIX_WEBHOOK=https://")
+    assert not off["enabled"]
+    file.write_text(file.read_text().replace("name: another\n", "name: retrain\n"))
+    said, refused = arranged("hooks.example/secret", ok=False)
+    assert said == "error: PIX2PIX_WEBHOOK: must be an address that begins with https:// or http://\n"
+    assert refused == off
+    _, again = arranged(address)
+    assert again["enabled"] and again["trigger"]["match_related"] == as_started["trigger"]["match_related"]
 
 
 def test_the_death_of_the_worker_ends_its_flow_and_with_it_the_servers(servers: Servers) -> None:
