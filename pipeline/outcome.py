@@ -15,9 +15,8 @@ from pix2pix.params import Params, distance_names
 from . import promotion, tracking
 from .registry import Registered, version_of
 from .summary import ROWS
-from .workspace import FOLDER, Workspace
+from .workspace import COMMIT_TAG, FOLDER, Workspace
 
-COMMIT_TAG = "retrain_commit"
 GRID = Path("reports/test_grid.png")
 # Wide enough to judge, small enough for a row in a database.
 GRID_PX = 1000

@@ -1,12 +1,14 @@
 """The git worktree that a scheduled run works in, and the commit it leaves. Nobody's tree is touched."""
 
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from . import lineage, presets
 FOLDER = Path(".retrain")
 LOCK_FILE = Path("dvc.lock")
 BRANCHES = "retrain"
+# Of a version: the commit that it was made from.
+COMMIT_TAG = "retrain_commit"
 # As git wants an old value that is not there yet.
 _NO_COMMIT = "0" * 40
 # Another run moved the branch in between; each of them needs one more try.
@@ -35,7 +39,7 @@ class Workspace:
 
     Attributes:
         root: the project's folder in the worktree.
-        branch: where the run leaves its commit, retrain/DEPLOYMENT.
+        branch: where the run leaves its commit, retrain/DEPLOYMENT; empty where it leaves none.
         commit: the code's commit, which the worktree was made from.
     """
 
@@ -62,6 +66,18 @@ class Workspace:
             said = lines[0].removeprefix("ERROR: ") if lines else done.stderr
             raise UserError(f"dvc {arguments[0]}: {said}")
         return done
+
+    def graph(self, *targets: str) -> dict[str, set[str]]:
+        """Every stage, or the targets and what they need, each with those it needs, as DVC itself sees them."""
+        graph: dict[str, set[str]] = {}
+        for line in self.dvc("dag", "--dot", *targets).stdout.splitlines():
+            match re.findall(r'"([^"]+)"', line):
+                case [stage]:
+                    graph.setdefault(stage, set())
+                case [needed, stage]:
+                    graph.setdefault(stage, set()).add(needed)
+                    graph.setdefault(needed, set())
+        return graph
 
 
 def dvc_command() -> list[str]:
@@ -94,15 +110,28 @@ def workspace(name: str, deployment: str, commit: str = "HEAD") -> Iterator[Work
             branch is checked out somewhere, where a commit would change what git says of that tree.
     """
     branch = f"{BRANCHES}/{deployment}"
-    top, inside, sha = _origin(commit)
+    top, _, _ = _origin(commit)
     _refuse_branch(top, branch)
+    with detached(name, commit, branch) as made:
+        _take_over(made)
+        yield made
+
+
+@contextmanager
+def detached(name: str, commit: str, branch: str = "") -> Iterator[Workspace]:
+    """A worktree of its own on a commit, as it is; removed at the end, after what crashed runs have left.
+
+    Raises:
+        UserError: no git repository or no such commit.
+    """
+    top, inside, sha = _origin(commit)
     place = lineage.home() / FOLDER
-    place.mkdir(exist_ok=True)
     folder = place / name
     held = FileLock(folder / "lock")
     # Held while folders come and go, so that none is taken for a crashed run's before its run has locked it.
-    with FileLock(place / "lock"):
-        _remove_crashed(place, top)
+    with _comings_and_goings(place):
+        for crashed in _split(place)[0]:
+            _remove(crashed, top)
         folder.mkdir()
         held.acquire(timeout=0)
         tree = folder / "tree"
@@ -110,12 +139,43 @@ def workspace(name: str, deployment: str, commit: str = "HEAD") -> Iterator[Work
         _git(top, "worktree", "add", "--quiet", "--detach", str(tree), sha)
         made = Workspace(tree / inside, branch, sha)
         _share_cache(made.root)
-        _take_over(made)
         yield made
     finally:
-        with FileLock(place / "lock"):
+        with _comings_and_goings(place):
             held.release()
             _remove(folder, top)
+
+
+@dataclass(frozen=True)
+class Standstill:
+    """The folders in .retrain/ while no run can begin or end.
+
+    Attributes:
+        crashed: what runs have left that ended without removing it.
+        living: of the runs in progress.
+    """
+
+    crashed: Sequence[Path]
+    living: Sequence[Path]
+    _top: Path
+
+    def remove_crashed(self) -> None:
+        """Remove what crashed runs have left."""
+        for folder in self.crashed:
+            _remove(folder, self._top)
+
+
+@contextmanager
+def standstill() -> Iterator[Standstill]:
+    """Hold up the runs that want to begin or end, for as short a time as may be.
+
+    Raises:
+        UserError: no git repository.
+    """
+    top, _, _ = _origin("HEAD")
+    place = lineage.home() / FOLDER
+    with _comings_and_goings(place):
+        yield Standstill(*_split(place), top)
 
 
 def set_params(made: Workspace, preset: str | None, overrides: Mapping[str, Any]) -> Params:
@@ -205,16 +265,25 @@ def _take_over(made: Workspace) -> None:
         (made.root / file).write_bytes(content)
 
 
-def _remove_crashed(place: Path, top: Path) -> None:
-    for folder in (path for path in place.iterdir() if path.is_dir()):
+def _comings_and_goings(place: Path) -> FileLock:
+    place.mkdir(exist_ok=True)
+    return FileLock(place / "lock")
+
+
+def _split(place: Path) -> tuple[list[Path], list[Path]]:
+    """The folders of crashed and of living runs."""
+    crashed, living = [], []
+    for folder in sorted(path for path in place.iterdir() if path.is_dir()):
         lock = FileLock(folder / "lock")
         try:
             # A lock ends with its process, however that ends.
             lock.acquire(timeout=0)
         except Timeout:
-            continue
-        lock.release()
-        _remove(folder, top)
+            living.append(folder)
+        else:
+            lock.release()
+            crashed.append(folder)
+    return crashed, living
 
 
 def _remove(folder: Path, top: Path) -> None:
@@ -308,6 +377,36 @@ def _identity(root: Path) -> dict[str, str]:
             for what, value in (("NAME", "pix2pix retrain"), ("EMAIL", "retrain@localhost"))
         }
     return {}
+
+
+def has_commit(commit: str) -> bool:
+    """Whether this clone has a commit, on whatever branch or on none."""
+    try:
+        _git(lineage.home(), "cat-file", "-e", f"{commit}^{{commit}}")
+    except subprocess.CalledProcessError:
+        return False
+    return True
+
+
+def commit_with_lock(sha256: str) -> str | None:
+    """The newest commit of any branch whose dvc.lock has this digest; None where there is none."""
+    home = lineage.home()
+    with suppress(subprocess.CalledProcessError):
+        for commit in _git(home, "log", "--all", "--format=%H", "--", str(LOCK_FILE)).splitlines():
+            # A commit may also have removed it.
+            with suppress(subprocess.CalledProcessError):
+                content = _git_bytes(home, "cat-file", "blob", f"{commit}:./{LOCK_FILE}")
+                if hashlib.sha256(content).hexdigest() == sha256:
+                    return commit
+    return None
+
+
+def committed_json(commit: str, file: Path) -> Any:
+    """What a commit holds under a path of the project; None where it has no such file."""
+    try:
+        return json.loads(_git_bytes(lineage.home(), "cat-file", "blob", f"{commit}:./{file.as_posix()}"))
+    except subprocess.CalledProcessError:
+        return None
 
 
 def has_remote(made: Workspace) -> bool:
