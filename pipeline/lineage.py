@@ -56,9 +56,7 @@ def machine() -> dict[str, str]:
     return {
         "cpu": _cpu(),
         # That `train.threads: auto` uses.
-        "cpu_count": str(
-            len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or ""
-        ),
+        "cpu_count": str(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or ""),
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
     }

@@ -13,9 +13,10 @@ from pix2pix.errors import UserError
 from pix2pix.params import Params, distance_names
 
 from . import promotion, tracking
+from .commits import COMMIT_TAG
 from .registry import Registered, version_of
 from .summary import ROWS
-from .workspace import COMMIT_TAG, FOLDER, Workspace
+from .workspace import FOLDER, Workspace
 
 GRID = Path("reports/test_grid.png")
 # Wide enough to judge, small enough for a row in a database.

@@ -18,10 +18,11 @@ from pix2pix.errors import UserError
 from pix2pix.files import atomic_file, sha256_file
 from pix2pix.params import PARAMS_FILE, read_yaml
 
-from . import lineage, promotion, tracking, workspace
+from . import commits, lineage, promotion, tracking, workspace
+from .commits import COMMIT_TAG
 from .repro import StageFailed
 from .stage_process import StageProcesses
-from .workspace import COMMIT_TAG, Workspace
+from .workspace import Workspace
 
 ONNX, WEIGHTS = Path("models/generator.onnx"), Path("models/generator.safetensors")
 TRAINS, EXPORTS = "train", "export"
@@ -114,7 +115,7 @@ def commit_of(tags: Mapping[str, str]) -> str | None:
     if tags.get("git_dirty") == "false":
         return tags.get("git_commit")
     lock = tags.get("dvc_lock_sha256")
-    return workspace.commit_with_lock(lock) if lock else None
+    return commits.with_lock(lock) if lock else None
 
 
 def _ask(name: str, version: str) -> Wanted:
@@ -136,7 +137,7 @@ def _ask(name: str, version: str) -> Wanted:
             f"{name} version {number}: was registered from a tree with changes, and no commit here has its "
             "dvc.lock; only what is committed can be made again"
         )
-    if not workspace.has_commit(commit):
+    if not commits.exists(commit):
         raise UserError(
             f"{name} version {number}: its commit {commit[:12]} is not in this clone; "
             "fetch it from the one that trained it"
@@ -162,7 +163,7 @@ def _tags_of_run(client: Any, run_id: str | None) -> Mapping[str, str]:
 
 def _refuse_another(wanted: Wanted) -> None:
     """Raises UserError where the commit's own report is of another file: no training could help."""
-    report = workspace.committed_json(wanted.commit, Path("reports/export.json"))
+    report = commits.read_json(wanted.commit, Path("reports/export.json"))
     if report and report.get("onnx_sha256") != wanted.onnx_sha256:
         raise UserError(
             f"{wanted}: its commit {wanted.commit[:12]} describes another generator "

@@ -119,9 +119,7 @@ class StageProcesses:
         for process in running:
             self._end(process)
 
-    def _start(
-        self, stage: str, outcome: Path, force: bool, commit: bool
-    ) -> "subprocess.Popen[str] | None":
+    def _start(self, stage: str, outcome: Path, force: bool, commit: bool) -> "subprocess.Popen[str] | None":
         options = [*(["--force"] if force else []), *([] if commit else ["--no-commit"])]
         dvc = [*dvc_command(), "repro", "--single-item", *options, stage]
         with self._change:

@@ -1,7 +1,5 @@
 """The git worktree that a scheduled run works in, and the commit it leaves. Nobody's tree is touched."""
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -21,12 +19,10 @@ from pix2pix.files import sha256_file
 from pix2pix.params import PARAMS_FILE, Params, load, read_yaml
 
 from . import lineage, presets
+from .commits import BRANCHES, git, git_bytes, identity, inherited
 
 FOLDER = Path(".retrain")
 LOCK_FILE = Path("dvc.lock")
-BRANCHES = "retrain"
-# Of a version: the commit that it was made from.
-COMMIT_TAG = "retrain_commit"
 # As git wants an old value that is not there yet.
 _NO_COMMIT = "0" * 40
 # Another run moved the branch in between; each of them needs one more try.
@@ -68,7 +64,7 @@ class Workspace:
         return done
 
     def graph(self, *targets: str) -> dict[str, set[str]]:
-        """Every stage, or the targets and what they need, each with those it needs, as DVC itself sees them."""
+        """The stages, or only the targets and what leads to them, each with those that it needs."""
         graph: dict[str, set[str]] = {}
         for line in self.dvc("dag", "--dot", *targets).stdout.splitlines():
             match re.findall(r'"([^"]+)"', line):
@@ -88,7 +84,7 @@ def dvc_command() -> list[str]:
 def dvc_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment with this Python first on the path, where stages look for it."""
     return {
-        **_inherited(),
+        **inherited(),
         "DVC_NO_ANALYTICS": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         **(extra or {}),
@@ -136,7 +132,7 @@ def detached(name: str, commit: str, branch: str = "") -> Iterator[Workspace]:
         held.acquire(timeout=0)
         tree = folder / "tree"
     try:
-        _git(top, "worktree", "add", "--quiet", "--detach", str(tree), sha)
+        git(top, "worktree", "add", "--quiet", "--detach", str(tree), sha)
         made = Workspace(tree / inside, branch, sha)
         _share_cache(made.root)
         yield made
@@ -212,12 +208,12 @@ def _origin(commit: str) -> tuple[Path, Path, str]:
     """The main checkout's top, the project's folder in it, and the commit's name in full."""
     home = lineage.home()
     try:
-        top = _git(home, "rev-parse", "--show-toplevel")
-        inside = _git(home, "rev-parse", "--show-prefix")
+        top = git(home, "rev-parse", "--show-toplevel")
+        inside = git(home, "rev-parse", "--show-prefix")
     except subprocess.CalledProcessError:
         raise UserError(f"{home}: is no git repository; a scheduled run works on a commit") from None
     try:
-        sha = _git(home, "rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}")
+        sha = git(home, "rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}")
     except subprocess.CalledProcessError:
         raise UserError(f"{commit}: is no commit of {home}") from None
     return Path(top), Path(inside), sha
@@ -225,10 +221,10 @@ def _origin(commit: str) -> tuple[Path, Path, str]:
 
 def _refuse_branch(top: Path, branch: str) -> None:
     try:
-        _git(top, "check-ref-format", "--branch", branch)
+        git(top, "check-ref-format", "--branch", branch)
     except subprocess.CalledProcessError:
         raise UserError(f"{branch}: cannot name a branch; give the deployment a plainer name") from None
-    if f"branch refs/heads/{branch}" in _git(top, "worktree", "list", "--porcelain").splitlines():
+    if f"branch refs/heads/{branch}" in git(top, "worktree", "list", "--porcelain").splitlines():
         raise UserError(
             f"{branch}: is checked out, and a run's commit would change what git says of that tree; "
             f"`git switch --detach` there"
@@ -257,7 +253,7 @@ def _take_over(made: Workspace) -> None:
         return
     for file in (LOCK_FILE, *small_reports(made.root)):
         try:
-            content = _git_bytes(made.root, "cat-file", "blob", f"{tip}:./{file.as_posix()}")
+            content = git_bytes(made.root, "cat-file", "blob", f"{tip}:./{file.as_posix()}")
         except subprocess.CalledProcessError:
             # A stage or a report that came later.
             continue
@@ -289,9 +285,9 @@ def _split(place: Path) -> tuple[list[Path], list[Path]]:
 def _remove(folder: Path, top: Path) -> None:
     # Twice --force: also one that was being made when its run ended, which git keeps locked.
     with suppress(subprocess.CalledProcessError):
-        _git(top, "worktree", "remove", "--force", "--force", str(folder / "tree"))
+        git(top, "worktree", "remove", "--force", "--force", str(folder / "tree"))
     shutil.rmtree(folder, ignore_errors=True)
-    _git(top, "worktree", "prune")
+    git(top, "worktree", "prune")
 
 
 # --- the commit --------------------------------------------------------------------------------------
@@ -330,11 +326,11 @@ def leave_commit(made: Workspace, message: str) -> str:
         if tip and _says_the_same(made, tip, tree):
             return tip
         parents = [part for parent in (tip, made.commit) if parent for part in ("-p", parent)]
-        new = _git(made.root, "commit-tree", tree, *parents, "-m", message, **_identity(made.root))
+        new = git(made.root, "commit-tree", tree, *parents, "-m", message, **identity(made.root))
         # Here too: it may have been checked out while the stages ran.
         _refuse_branch(made.root, made.branch)
         try:
-            _git(made.root, "update-ref", f"refs/heads/{made.branch}", new, tip or _NO_COMMIT)
+            git(made.root, "update-ref", f"refs/heads/{made.branch}", new, tip or _NO_COMMIT)
         except subprocess.CalledProcessError:
             continue
         return new
@@ -343,13 +339,13 @@ def leave_commit(made: Workspace, message: str) -> str:
 
 def _tip(made: Workspace) -> str | None:
     try:
-        return _git(made.root, "rev-parse", "--verify", "--quiet", f"refs/heads/{made.branch}")
+        return git(made.root, "rev-parse", "--verify", "--quiet", f"refs/heads/{made.branch}")
     except subprocess.CalledProcessError:
         return None
 
 
 def _says_the_same(made: Workspace, tip: str, tree: str) -> bool:
-    of_tip, *parents = _git(made.root, "show", "-s", "--format=%T %P", tip).split()
+    of_tip, *parents = git(made.root, "show", "-s", "--format=%T %P", tip).split()
     return of_tip == tree and made.commit in parents
 
 
@@ -357,56 +353,13 @@ def _tree(made: Workspace, files: Iterable[Path]) -> str:
     """The code's tree with these files as they lie in the worktree, by way of an index of its own."""
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        _git(made.root, "read-tree", made.commit, **index)
-        inside = _git(made.root, "rev-parse", "--show-prefix")
+        git(made.root, "read-tree", made.commit, **index)
+        inside = git(made.root, "rev-parse", "--show-prefix")
         for file in files:
-            blob = _git(made.root, "hash-object", "-w", "--", str(file))
+            blob = git(made.root, "hash-object", "-w", "--", str(file))
             entry = f"100644,{blob},{inside}{file.as_posix()}"
-            _git(made.root, "update-index", "--add", "--cacheinfo", entry, **index)
-        return _git(made.root, "write-tree", **index)
-
-
-def _identity(root: Path) -> dict[str, str]:
-    """Nothing where git knows who commits; a worker often runs as somebody git has not been told of."""
-    try:
-        _git(root, "var", "GIT_COMMITTER_IDENT")
-    except subprocess.CalledProcessError:
-        return {
-            f"GIT_{who}_{what}": value
-            for who in ("AUTHOR", "COMMITTER")
-            for what, value in (("NAME", "pix2pix retrain"), ("EMAIL", "retrain@localhost"))
-        }
-    return {}
-
-
-def has_commit(commit: str) -> bool:
-    """Whether this clone has a commit, on whatever branch or on none."""
-    try:
-        _git(lineage.home(), "cat-file", "-e", f"{commit}^{{commit}}")
-    except subprocess.CalledProcessError:
-        return False
-    return True
-
-
-def commit_with_lock(sha256: str) -> str | None:
-    """The newest commit of any branch whose dvc.lock has this digest; None where there is none."""
-    home = lineage.home()
-    with suppress(subprocess.CalledProcessError):
-        for commit in _git(home, "log", "--all", "--format=%H", "--", str(LOCK_FILE)).splitlines():
-            # A commit may also have removed it.
-            with suppress(subprocess.CalledProcessError):
-                content = _git_bytes(home, "cat-file", "blob", f"{commit}:./{LOCK_FILE}")
-                if hashlib.sha256(content).hexdigest() == sha256:
-                    return commit
-    return None
-
-
-def committed_json(commit: str, file: Path) -> Any:
-    """What a commit holds under a path of the project; None where it has no such file."""
-    try:
-        return json.loads(_git_bytes(lineage.home(), "cat-file", "blob", f"{commit}:./{file.as_posix()}"))
-    except subprocess.CalledProcessError:
-        return None
+            git(made.root, "update-index", "--add", "--cacheinfo", entry, **index)
+        return git(made.root, "write-tree", **index)
 
 
 def has_remote(made: Workspace) -> bool:
@@ -414,20 +367,3 @@ def has_remote(made: Workspace) -> bool:
     from dvc.config import Config
 
     return bool(Config(dvc_dir=str(made.root / ".dvc"))["core"].get("remote"))
-
-
-def _git(folder: Path, *arguments: str, **environment: str) -> str:
-    return _git_bytes(folder, *arguments, **environment).decode().strip()
-
-
-def _git_bytes(folder: Path, *arguments: str, **environment: str) -> bytes:
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, env={**_inherited(), **environment}, capture_output=True, check=True
-    )
-    return done.stdout
-
-
-def _inherited() -> dict[str, str]:
-    """This process's environment without what would name another checkout than the worktree."""
-    elsewhere = re.compile(r"DVC_ROOT$|GIT_(DIR|WORK_TREE|INDEX_FILE|COMMON_DIR|PREFIX)$")
-    return {name: value for name, value in os.environ.items() if not elsewhere.match(name)}

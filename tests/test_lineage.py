@@ -149,7 +149,10 @@ def test_what_cannot_be_known_is_left_out(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_tags_name_the_machine_that_decides_a_trainings_bits() -> None:
     said = subprocess.run(
-        [sys.executable, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True
+        [sys.executable, "-c", "import torch; print(torch.__version__)"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert lineage.tags()["torch"] == said.stdout.strip()
     assert int(lineage.tags()["cpu_count"]) >= 1 and lineage.tags()["cpu"]
