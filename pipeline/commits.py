@@ -122,6 +122,15 @@ def chain(commits: Iterable[str]) -> tuple[str, int]:
     return tip, len(trees)
 
 
+def locks(tip: str) -> list[str]:
+    """The dvc.lock of a commit and of each of its ancestors that has one; of none where `tip` is empty."""
+    home, found = lineage.home(), []
+    for commit in git(home, "rev-list", tip).splitlines() if tip else []:
+        with suppress(subprocess.CalledProcessError):
+            found.append(git(home, "cat-file", "blob", f"{commit}:./dvc.lock"))
+    return found
+
+
 def worktrees() -> list[Path]:
     """The other checkouts of this repository that a person has made, as far as they are there."""
     home = lineage.home()

@@ -2,8 +2,8 @@
 
 Versions decide: those that stay are the champion, the champions that a rollback reaches, whatever has an
 alias or waits for approval, the newest, and what a deployment's next run compares itself with. Their commits
-are pinned, and DVC's own `dvc gc` keeps what those commits, the workspace, and every commit of the user's
-own branches, tags and experiments need.
+are pinned, and DVC itself says (`dvc gc --dry`) what is needed by neither those commits, nor the tips of
+retrain/…, nor the workspace, nor any commit of the user's own branches, tags and experiments.
 
 The branches retrain/… are left as they are: a commit there is some kilobytes and an ancestor of the next, so
 none could go without taking the names of later ones along, which the versions bear. What is let go of are
@@ -18,7 +18,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,9 @@ from .workspace import Standstill, Workspace
 
 # A scheduled run that was killed goes on from its checkpoint the next time, which may be next week.
 STALE_DAYS = 14
-_REMOVING = re.compile(r"Removing (.+)$", re.MULTILINE)
+# How `dvc gc --dry` names a file, and a dvc.lock what it has seen.
+_REMOVING = re.compile(r"^Removing (/.+)$", re.MULTILINE)
+_MD5 = re.compile(r"\bmd5: ([0-9a-f]{32}(?:\.dir)?)")
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,11 @@ def _remove_checkpoints(folders: Iterable[Path]) -> None:
 
 
 def staying(
-    now: Standing, aliases: Iterable[str], tags: Mapping[str, Mapping[str, str]], keep: int
+    now: Standing,
+    aliases: Iterable[str],
+    tags: Mapping[str, Mapping[str, str]],
+    tips: Container[str],
+    keep: int,
 ) -> set[str]:
     """The versions of a model that stay.
 
@@ -171,9 +177,9 @@ def staying(
         now: its champions.
         aliases: versions that have one, whichever it is.
         tags: of every version there is.
+        tips: the commits that the deployments' next runs begin with.
         keep: at least 1.
     """
-    tips = commits.tips()
     line = [version for version in now.line if version in tags]
     newest = sorted(tags, key=int, reverse=True)[:keep]
     moving = {now.intended.to, now.intended.before} if now.intended else set()
@@ -193,7 +199,9 @@ def _versions(client: Any, name: str, keep: int) -> tuple[list[Any], list[Any]]:
     everything = _all_versions(client)
     own = {str(version.version): version for version in everything if version.name == name}
     aliases = [str(version) for version in client.get_registered_model(name).aliases.values()]
-    stay = staying(now, aliases, {number: version.tags for number, version in own.items()}, keep)
+    stay = staying(
+        now, aliases, {number: version.tags for number, version in own.items()}, commits.tips(), keep
+    )
     # Here, too: a version that a rollback would return to, whatever the above comes to mean.
     stay.add(champions.predecessor(client, name, now) or "")
     dropped = [own[number] for number in sorted(own, key=int) if number not in stay]
@@ -217,11 +225,12 @@ def _size(client: Any, version: Any) -> int:
     from mlflow.exceptions import MlflowException
 
     def below(path: str | None) -> int:
-        listed = client.list_logged_model_artifacts(version.model_id, path)
+        listed = client.list_logged_model_artifacts(model_id, path)
         return sum(below(entry.path) if entry.is_dir else entry.file_size or 0 for entry in listed)
 
+    model_id = _model_id(version)
     try:
-        return below(None) if version.model_id else 0
+        return below(None) if model_id else 0
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -231,23 +240,30 @@ def _size(client: Any, version: Any) -> int:
 def _remove_versions(name: str, dropped: Iterable[Any], kept: Iterable[Any]) -> None:
     """The versions with their files; their runs stay, whose curves later ones are set against."""
     # A version may be a copy of another and share its files.
-    in_use = {version.model_id for version in kept}
+    in_use = {version.source for version in kept}
     with tracking.reachable() as mlflow:
         client = mlflow.MlflowClient()
         for version in dropped:
             client.delete_model_version(name, version.version)
-            if version.model_id and version.model_id not in in_use:
-                _remove_files(client, name, version)
+            model_id = _model_id(version)
+            if model_id and not {version.source, f"models:/{name}/{version.version}"} & in_use:
+                _remove_files(client, name, version, model_id)
 
 
-def _remove_files(client: Any, name: str, version: Any) -> None:
+def _model_id(version: Any) -> str:
+    """Of the logged model that holds its files; empty for a version that holds none of its own."""
+    found = re.fullmatch(r"models:/(m-[^/]+)", version.source or "")
+    return found[1] if found else ""
+
+
+def _remove_files(client: Any, name: str, version: Any, model_id: str) -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     try:
-        location = client.get_logged_model(version.model_id).artifact_location
+        location = client.get_logged_model(model_id).artifact_location
         get_artifact_repository(location).delete_artifacts()  # type: ignore[no-untyped-call]
-        client.delete_logged_model(version.model_id)
+        client.delete_logged_model(model_id)
     except (MlflowException, OSError) as error:
         if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return
@@ -264,21 +280,35 @@ def _cache(needed: Iterable[str], busy: str) -> _Kind:
     runs = (main.root / workspace.FOLDER).resolve()
     others = [path for path in commits.worktrees() if not path.resolve().is_relative_to(runs)]
     skipped = busy or _why_not(main.root, others)
-    if skipped:
-        return _kind("DVC cache", [], lambda: None, skipped)
-    tip, count = commits.chain([*commits.of_the_user(), *commits.tips(), *needed])
-    command = ["gc", "--workspace", "--force", *(["--rev", tip, "--num", str(count)] if count else [])]
-    projects = ["--projects", *map(str, others)] if others else []
     try:
-        dry = main.dvc(*command, "--dry", *projects)
+        unused = [] if skipped else _unused(main, others, [*commits.of_the_user(), *commits.tips(), *needed])
     except UserError as error:
-        return _kind("DVC cache", [], lambda: None, str(error))
+        # Such as an old commit whose dvc.yaml it cannot read, and so cannot keep anything for.
+        unused, skipped = [], str(error)
 
     def remove() -> None:
-        main.dvc(*command, *projects)
+        if why := _why_not(main.root, others):
+            raise UserError(f"DVC's cache is left: {why}")
+        for path in unused:
+            path.unlink(missing_ok=True)
 
-    sizes = [_bytes(Path(path)) for path in _REMOVING.findall(dry.stdout + dry.stderr)]
-    return _kind("DVC cache", sizes, remove)
+    return _kind("DVC cache", [_bytes(path) for path in unused], remove, skipped)
+
+
+def _unused(main: Workspace, others: Sequence[Path], revisions: Sequence[str]) -> list[Path]:
+    """The files of the cache that `dvc gc` would remove, but for the small reports.
+
+    git has those, so DVC counts them as unused; but a run that lacks one is not restored but trained again.
+    """
+    tip, count = commits.chain(revisions)
+    kept = ["--workspace", *(["--rev", tip, "--num", str(count)] if count else [])]
+    projects = ["--projects", *map(str, others)] if others else []
+    said = main.dvc("gc", "--dry", "--force", *kept, *projects)
+    paths = [Path(path) for path in _REMOVING.findall(said.stdout + said.stderr)]
+    locks = [root / "dvc.lock" for root in (main.root, *others)]
+    texts = [lock.read_text(encoding="utf-8") for lock in locks if lock.exists()]
+    named = set(_MD5.findall("".join([*texts, *commits.locks(tip)])))
+    return [path for path in paths if path.parent.name + path.name not in named]
 
 
 def _why_not(home: Path, others: Sequence[Path]) -> str:
