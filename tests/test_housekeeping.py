@@ -166,7 +166,7 @@ def test_a_kept_versions_commit_outlives_its_branch(used: Retrained) -> None:
     # A version that is gone holds its commit no longer.
     store().delete_model_version(MODEL_NAME, "4")
     retired = parts(housekeeping.clear(MODEL_NAME, 1))
-    assert retired["commits of no version"] == (1, "") and retired["DVC cache"] == (2, "")
+    assert retired["commits of no version"] == (1, "") and retired["DVC cache"] == (3, "")
     assert not used.cached(used.tags[3])
     assert commits.pinned() == {tags[COMMIT_TAG] for tags in used.tags[:2]}
 
