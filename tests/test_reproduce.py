@@ -1,6 +1,7 @@
 """`pix2pix reproduce` in a project of quick stages; tests/end_to_end/test_reproduce.py really trains."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,8 +12,10 @@ import pytest
 from registry_fixtures import MODEL_NAME
 from retrained_fixtures import Retrained, command, describe, git, surroundings
 
-from pipeline import lineage, reproduce
+from pipeline import lineage, presets, reproduce
 from pipeline.commits import COMMIT_TAG
+from pipeline.workspace import dvc_command
+from pix2pix.errors import UserError
 from pix2pix.files import sha256_file
 
 pytest_plugins = ["registry_fixtures", "retrained_fixtures"]
@@ -148,7 +151,8 @@ def test_a_version_of_a_changed_tree_is_made_from_a_commit_with_its_lock_or_refu
     retrained: Retrained,
 ) -> None:
     root = retrained.root
-    subprocess.run([*reproduce.workspace.dvc_command(), "repro", "-q"], cwd=root, check=True)
+    presets.lay(None, {"train.seed": 7})
+    subprocess.run([*dvc_command(), "repro", "-q"], cwd=root, check=True)
     tags = {**describe(root), **lineage.tags(), "git_dirty": "true"}
     tags["dvc_lock_sha256"] = sha256_file(root / "dvc.lock")
     retrained.register(tags)
@@ -164,23 +168,24 @@ def test_a_version_of_a_changed_tree_is_made_from_a_commit_with_its_lock_or_refu
 
 
 @pytest.mark.parametrize(
-    ("arguments", "changed", "said"),
+    ("version", "to", "changed", "said"),
     [
-        (["2"], {}, "tiny has no version 2"),
-        (["newest"], {}, "'newest': is no version"),
-        (["1"], {COMMIT_TAG: "0" * 40}, "tiny version 1: its commit 000000000000 is not in this clone"),
-        (["1"], {"onnx_sha256": "f" * 64}, "describes another generator (reports/export.json names "),
-        (["1"], {"onnx_sha256": ""}, "tiny version 1: has no tag onnx_sha256"),
-        (["1", "--to", "params.yaml"], {}, "params.yaml: is a file; --to takes a folder"),
+        ("2", None, {}, "tiny has no version 2; "),
+        ("newest", None, {}, "'newest': is no version; "),
+        ("1", None, {COMMIT_TAG: "0" * 40}, "tiny version 1: its commit 000000000000 is not in this clone; "),
+        ("1", None, {"onnx_sha256": "f" * 64}, "describes another generator (reports/export.json names "),
+        ("1", None, {"onnx_sha256": ""}, "tiny version 1: has no tag onnx_sha256"),
+        ("1", Path("params.yaml"), {}, "params.yaml: is a file; --to takes a folder"),
     ],
 )
-def test_what_cannot_be_made_again_is_one_line(
-    retrained: Retrained, arguments: list[str], changed: dict[str, str], said: str
+def test_what_cannot_be_made_again_is_refused_before_anything(
+    retrained: Retrained, version: str, to: Path | None, changed: dict[str, str], said: str
 ) -> None:
     retrained.register({**retrained.tags[0], **changed})
-    done = retrained.pix2pix("reproduce", *arguments)
-    assert said in refusal(done) and done.stderr.count("\n") == 1
+    with pytest.raises(UserError, match=re.escape(said)):
+        reproduce.reproduce(MODEL_NAME, version, to, False, pytest.fail)
 
 
 def test_without_an_answer_of_the_registry_nothing_is_made(retrained: Retrained, no_server: str) -> None:
-    assert f"MLflow at {no_server} does not answer" in refusal(retrained.pix2pix("reproduce", "1"))
+    with pytest.raises(UserError, match=f"MLflow at {no_server} does not answer"):
+        reproduce.reproduce(MODEL_NAME, "1", None, False, pytest.fail)
