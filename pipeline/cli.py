@@ -16,7 +16,7 @@ from pix2pix import remeasurement
 from pix2pix.errors import UserError
 from pix2pix.params import PARAMS_FILE, Params
 
-from . import champion_commands
+from . import champion_commands, housekeeping_commands
 from .champion_commands import quiet_libraries
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 champion_commands.add_to(app)
+housekeeping_commands.add_to(app)
 console = Console(highlight=False, soft_wrap=True)
 
 

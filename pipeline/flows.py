@@ -138,7 +138,7 @@ def _retrain(made: Workspace, params: Params, asked: _Request) -> State[Any]:
     log = get_run_logger()
     with ThreadPoolExecutor() as pool:
         before = pool.submit(outcome.champion, params)
-        graph = pool.submit(_graph, made)
+        graph = pool.submit(made.graph)
         settled = _settled(made)
         plan = _Plan(graph.result(), settled, asked.force)
         champion = before.result()
@@ -243,19 +243,6 @@ class _Plan:
         for stage in self.order:
             if force or stage not in settled or graph[stage] & set(self.to_run):
                 self.to_run.append(stage)
-
-
-def _graph(made: Workspace) -> dict[str, set[str]]:
-    """Every stage with those it needs, as DVC itself sees them."""
-    graph: dict[str, set[str]] = {}
-    for line in made.dvc("dag", "--dot").stdout.splitlines():
-        match re.findall(r'"([^"]+)"', line):
-            case [stage]:
-                graph.setdefault(stage, set())
-            case [needed, stage]:
-                graph.setdefault(stage, set()).add(needed)
-                graph.setdefault(needed, set())
-    return graph
 
 
 def _settled(made: Workspace) -> set[str]:

@@ -3,6 +3,8 @@
 import os
 import platform
 import subprocess
+import sys
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +38,7 @@ def tags() -> dict[str, str]:
         "git_dirty": _dirty(),
         "dvc_lock_sha256": sha256_file(Path("dvc.lock")) if Path("dvc.lock").exists() else "",
         "environment_sha256": environment_sha256(),
+        **machine(),
     }
     return {name: value for name, value in found.items() if value}
 
@@ -45,6 +48,28 @@ def environment_sha256() -> str:
     """Digest of the Python version, the machine's architecture and every installed package's version."""
     packages = sorted({f"{d.metadata['Name']}=={d.version}".lower() for d in metadata.distributions()})
     return sha256_json([platform.python_version(), platform.machine(), packages])
+
+
+@cache
+def machine() -> dict[str, str]:
+    """What decides a training's bits beside commit and data: `cpu`, `cpu_count`, `python` and `torch`."""
+    return {
+        "cpu": _cpu(),
+        # That `train.threads: auto` uses.
+        "cpu_count": str(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or ""),
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+    }
+
+
+def _cpu() -> str:
+    """The processor as it calls itself; its architecture where the system does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def _dirty() -> str:

@@ -13,11 +13,11 @@ from pix2pix.errors import UserError
 from pix2pix.params import Params, distance_names
 
 from . import delivery, promotion, tracking
+from .commits import COMMIT_TAG
 from .registry import HELD, Registered, version_of
 from .summary import ROWS
 from .workspace import FOLDER, Workspace
 
-COMMIT_TAG = "retrain_commit"
 GRID = Path("reports/test_grid.png")
 # Wide enough to judge, small enough for a row in a database.
 GRID_PX = 1000

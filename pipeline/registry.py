@@ -30,6 +30,7 @@ TEST_INPUTS = Path("data/pairs/test/input")
 PROMOTE_VARIABLE = "PIX2PIX_PROMOTE"
 # What became of a version, in its tag decision_kind, beside the gate's own kinds.
 HELD, DECLINED = "held", "declined"
+WARM_START_TAG = "warm_start"
 # Measures an ONNX file on the test split of today: the keys images, split_sha256, features and model.
 Measure = Callable[[Path], Mapping[str, Any]]
 
@@ -167,6 +168,8 @@ def _tags(params: Params, metrics: Mapping[str, Any], export: Mapping[str, Any])
         "split_sha256": metrics["split_sha256"],
         # As the file itself says, so that one finds the other.
         **{key: export["metadata"][key] for key in ("data_sha256", "params_sha256", "code_sha256")},
+        # The generator that the training began with: without its file it cannot be made again.
+        **({WARM_START_TAG: params.train.warm_start} if params.train.warm_start else {}),
         "dataset": params.dataset.name,
         "direction": params.dataset.direction,
         # What the gate needs of a champion whose files are no longer here.

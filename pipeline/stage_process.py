@@ -65,15 +65,21 @@ class StageProcesses:
         self.stopping = False
 
     def run(
-        self, stage: str, on_line: Callable[[str], None], *, force: bool = False, timeout_s: float
+        self,
+        stage: str,
+        on_line: Callable[[str], None],
+        *,
+        force: bool = False,
+        commit: bool = True,
+        timeout_s: float,
     ) -> Ended:
-        """Run one stage and wait for it and all its processes.
+        """Run one stage and wait for it and all its processes; without `commit` DVC caches no output.
 
         Call it in a thread that lives as long: Linux ends dvc, and with it the stage, when that thread ends.
         """
         with tempfile.TemporaryDirectory() as folder:
             outcome = Path(folder) / "outcome"
-            process = self._start(stage, outcome, force)
+            process = self._start(stage, outcome, force, commit)
             if process is None:
                 return Ended(128 + signal.SIGTERM, f"{stage}: stopped")
             late = threading.Event()
@@ -114,8 +120,9 @@ class StageProcesses:
         for process in running:
             self._end(process)
 
-    def _start(self, stage: str, outcome: Path, force: bool) -> "subprocess.Popen[str] | None":
-        dvc = [*dvc_command(), "repro", "--single-item", *(["--force"] if force else []), stage]
+    def _start(self, stage: str, outcome: Path, force: bool, commit: bool) -> "subprocess.Popen[str] | None":
+        options = [*(["--force"] if force else []), *([] if commit else ["--no-commit"])]
+        dvc = [*dvc_command(), "repro", "--single-item", *options, stage]
         with self._change:
             if self.stopping:
                 return None

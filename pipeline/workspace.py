@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,10 @@ from pix2pix.errors import UserError
 from pix2pix.params import PARAMS_FILE, Params, load, read_yaml
 
 from . import lineage, presets
+from .commits import BRANCHES, git, git_bytes, identity, inherited
 
 FOLDER = Path(".retrain")
 LOCK_FILE = Path("dvc.lock")
-BRANCHES = "retrain"
 # As git wants an old value that is not there yet.
 _NO_COMMIT = "0" * 40
 # Another run moved the branch in between; each of them needs one more try.
@@ -34,7 +34,7 @@ class Workspace:
 
     Attributes:
         root: the project's folder in the worktree.
-        branch: where the run leaves its commit, retrain/DEPLOYMENT.
+        branch: where the run leaves its commit, retrain/DEPLOYMENT; empty where it leaves none.
         commit: the code's commit, which the worktree was made from.
     """
 
@@ -62,6 +62,18 @@ class Workspace:
             raise UserError(f"dvc {arguments[0]}: {said}")
         return done
 
+    def graph(self, *targets: str) -> dict[str, set[str]]:
+        """The stages, or only the targets and what leads to them, each with those that it needs."""
+        graph: dict[str, set[str]] = {}
+        for line in self.dvc("dag", "--dot", *targets).stdout.splitlines():
+            match re.findall(r'"([^"]+)"', line):
+                case [stage]:
+                    graph.setdefault(stage, set())
+                case [needed, stage]:
+                    graph.setdefault(stage, set()).add(needed)
+                    graph.setdefault(needed, set())
+        return graph
+
 
 def dvc_command() -> list[str]:
     """How dvc is started: with this Python, whatever is on the path."""
@@ -71,7 +83,7 @@ def dvc_command() -> list[str]:
 def dvc_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment with this Python first on the path, where stages look for it."""
     return {
-        **_inherited(),
+        **inherited(),
         "DVC_NO_ANALYTICS": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         **(extra or {}),
@@ -93,28 +105,72 @@ def workspace(name: str, deployment: str, commit: str = "HEAD") -> Iterator[Work
             branch is checked out somewhere, where a commit would change what git says of that tree.
     """
     branch = f"{BRANCHES}/{deployment}"
-    top, inside, sha = _origin(commit)
+    top, _, _ = _origin(commit)
     _refuse_branch(top, branch)
+    with detached(name, commit, branch) as made:
+        _take_over(made)
+        yield made
+
+
+@contextmanager
+def detached(name: str, commit: str, branch: str = "") -> Iterator[Workspace]:
+    """A worktree of its own on a commit, as it is; removed at the end, after what crashed runs have left.
+
+    Raises:
+        UserError: no git repository or no such commit.
+    """
+    top, inside, sha = _origin(commit)
     place = lineage.home() / FOLDER
-    place.mkdir(exist_ok=True)
     folder = place / name
     held = FileLock(folder / "lock")
     # Held while folders come and go, so that none is taken for a crashed run's before its run has locked it.
-    with FileLock(place / "lock"):
-        _remove_crashed(place, top)
+    with _comings_and_goings(place):
+        for crashed in _split(place)[0]:
+            _remove(crashed, top)
         folder.mkdir()
         held.acquire(timeout=0)
         tree = folder / "tree"
     try:
-        _git(top, "worktree", "add", "--quiet", "--detach", str(tree), sha)
+        git(top, "worktree", "add", "--quiet", "--detach", str(tree), sha)
         made = Workspace(tree / inside, branch, sha)
         _share_cache(made.root)
-        _take_over(made)
         yield made
     finally:
-        with FileLock(place / "lock"):
+        with _comings_and_goings(place):
             held.release()
             _remove(folder, top)
+
+
+@dataclass(frozen=True)
+class Standstill:
+    """The folders in .retrain/ while no run can begin or end.
+
+    Attributes:
+        crashed: what runs have left that ended without removing it.
+        living: of the runs in progress.
+    """
+
+    crashed: Sequence[Path]
+    living: Sequence[Path]
+    _top: Path
+
+    def remove_crashed(self) -> None:
+        """Remove what crashed runs have left."""
+        for folder in self.crashed:
+            _remove(folder, self._top)
+
+
+@contextmanager
+def standstill() -> Iterator[Standstill]:
+    """Hold up the runs that want to begin or end, for as short a time as may be.
+
+    Raises:
+        UserError: no git repository.
+    """
+    top, _, _ = _origin("HEAD")
+    place = lineage.home() / FOLDER
+    with _comings_and_goings(place):
+        yield Standstill(*_split(place), top)
 
 
 def set_params(made: Workspace, preset: str | None, overrides: Mapping[str, Any]) -> Params:
@@ -140,7 +196,7 @@ def last_params(made: Workspace) -> Mapping[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / PARAMS_FILE.name
         try:
-            file.write_bytes(_git_bytes(made.root, "cat-file", "blob", f"{tip}:./{PARAMS_FILE}"))
+            file.write_bytes(git_bytes(made.root, "cat-file", "blob", f"{tip}:./{PARAMS_FILE}"))
         except subprocess.CalledProcessError:
             return {}
         values: Mapping[str, Any] = read_yaml(file)
@@ -154,12 +210,12 @@ def _origin(commit: str) -> tuple[Path, Path, str]:
     """The main checkout's top, the project's folder in it, and the commit's name in full."""
     home = lineage.home()
     try:
-        top = _git(home, "rev-parse", "--show-toplevel")
-        inside = _git(home, "rev-parse", "--show-prefix")
+        top = git(home, "rev-parse", "--show-toplevel")
+        inside = git(home, "rev-parse", "--show-prefix")
     except subprocess.CalledProcessError:
         raise UserError(f"{home}: is no git repository; a scheduled run works on a commit") from None
     try:
-        sha = _git(home, "rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}")
+        sha = git(home, "rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}")
     except subprocess.CalledProcessError:
         raise UserError(f"{commit}: is no commit of {home}") from None
     return Path(top), Path(inside), sha
@@ -167,10 +223,10 @@ def _origin(commit: str) -> tuple[Path, Path, str]:
 
 def _refuse_branch(top: Path, branch: str) -> None:
     try:
-        _git(top, "check-ref-format", "--branch", branch)
+        git(top, "check-ref-format", "--branch", branch)
     except subprocess.CalledProcessError:
         raise UserError(f"{branch}: cannot name a branch; give the deployment a plainer name") from None
-    if f"branch refs/heads/{branch}" in _git(top, "worktree", "list", "--porcelain").splitlines():
+    if f"branch refs/heads/{branch}" in git(top, "worktree", "list", "--porcelain").splitlines():
         raise UserError(
             f"{branch}: is checked out, and a run's commit would change what git says of that tree; "
             f"`git switch --detach` there"
@@ -199,7 +255,7 @@ def _take_over(made: Workspace) -> None:
         return
     for file in (LOCK_FILE, *small_reports(made.root)):
         try:
-            content = _git_bytes(made.root, "cat-file", "blob", f"{tip}:./{file.as_posix()}")
+            content = git_bytes(made.root, "cat-file", "blob", f"{tip}:./{file.as_posix()}")
         except subprocess.CalledProcessError:
             # A stage or a report that came later.
             continue
@@ -207,24 +263,33 @@ def _take_over(made: Workspace) -> None:
         (made.root / file).write_bytes(content)
 
 
-def _remove_crashed(place: Path, top: Path) -> None:
-    for folder in (path for path in place.iterdir() if path.is_dir()):
+def _comings_and_goings(place: Path) -> FileLock:
+    place.mkdir(exist_ok=True)
+    return FileLock(place / "lock")
+
+
+def _split(place: Path) -> tuple[list[Path], list[Path]]:
+    """The folders of crashed and of living runs."""
+    crashed, living = [], []
+    for folder in sorted(path for path in place.iterdir() if path.is_dir()):
         lock = FileLock(folder / "lock")
         try:
             # A lock ends with its process, however that ends.
             lock.acquire(timeout=0)
         except Timeout:
-            continue
-        lock.release()
-        _remove(folder, top)
+            living.append(folder)
+        else:
+            lock.release()
+            crashed.append(folder)
+    return crashed, living
 
 
 def _remove(folder: Path, top: Path) -> None:
     # Twice --force: also one that was being made when its run ended, which git keeps locked.
     with suppress(subprocess.CalledProcessError):
-        _git(top, "worktree", "remove", "--force", "--force", str(folder / "tree"))
+        git(top, "worktree", "remove", "--force", "--force", str(folder / "tree"))
     shutil.rmtree(folder, ignore_errors=True)
-    _git(top, "worktree", "prune")
+    git(top, "worktree", "prune")
 
 
 # --- the commit --------------------------------------------------------------------------------------
@@ -263,11 +328,11 @@ def leave_commit(made: Workspace, message: str) -> str:
         if tip and _says_the_same(made, tip, tree):
             return tip
         parents = [part for parent in (tip, made.commit) if parent for part in ("-p", parent)]
-        new = _git(made.root, "commit-tree", tree, *parents, "-m", message, **_identity(made.root))
+        new = git(made.root, "commit-tree", tree, *parents, "-m", message, **identity(made.root))
         # Here too: it may have been checked out while the stages ran.
         _refuse_branch(made.root, made.branch)
         try:
-            _git(made.root, "update-ref", f"refs/heads/{made.branch}", new, tip or _NO_COMMIT)
+            git(made.root, "update-ref", f"refs/heads/{made.branch}", new, tip or _NO_COMMIT)
         except subprocess.CalledProcessError:
             continue
         return new
@@ -276,13 +341,13 @@ def leave_commit(made: Workspace, message: str) -> str:
 
 def _tip(made: Workspace) -> str | None:
     try:
-        return _git(made.root, "rev-parse", "--verify", "--quiet", f"refs/heads/{made.branch}")
+        return git(made.root, "rev-parse", "--verify", "--quiet", f"refs/heads/{made.branch}")
     except subprocess.CalledProcessError:
         return None
 
 
 def _says_the_same(made: Workspace, tip: str, tree: str) -> bool:
-    of_tip, *parents = _git(made.root, "show", "-s", "--format=%T %P", tip).split()
+    of_tip, *parents = git(made.root, "show", "-s", "--format=%T %P", tip).split()
     return of_tip == tree and made.commit in parents
 
 
@@ -290,26 +355,13 @@ def _tree(made: Workspace, files: Iterable[Path]) -> str:
     """The code's tree with these files as they lie in the worktree, by way of an index of its own."""
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        _git(made.root, "read-tree", made.commit, **index)
-        inside = _git(made.root, "rev-parse", "--show-prefix")
+        git(made.root, "read-tree", made.commit, **index)
+        inside = git(made.root, "rev-parse", "--show-prefix")
         for file in files:
-            blob = _git(made.root, "hash-object", "-w", "--", str(file))
+            blob = git(made.root, "hash-object", "-w", "--", str(file))
             entry = f"100644,{blob},{inside}{file.as_posix()}"
-            _git(made.root, "update-index", "--add", "--cacheinfo", entry, **index)
-        return _git(made.root, "write-tree", **index)
-
-
-def _identity(root: Path) -> dict[str, str]:
-    """Nothing where git knows who commits; a worker often runs as somebody git has not been told of."""
-    try:
-        _git(root, "var", "GIT_COMMITTER_IDENT")
-    except subprocess.CalledProcessError:
-        return {
-            f"GIT_{who}_{what}": value
-            for who in ("AUTHOR", "COMMITTER")
-            for what, value in (("NAME", "pix2pix retrain"), ("EMAIL", "retrain@localhost"))
-        }
-    return {}
+            git(made.root, "update-index", "--add", "--cacheinfo", entry, **index)
+        return git(made.root, "write-tree", **index)
 
 
 def has_remote(made: Workspace) -> bool:
@@ -317,20 +369,3 @@ def has_remote(made: Workspace) -> bool:
     from dvc.config import Config
 
     return bool(Config(dvc_dir=str(made.root / ".dvc"))["core"].get("remote"))
-
-
-def _git(folder: Path, *arguments: str, **environment: str) -> str:
-    return _git_bytes(folder, *arguments, **environment).decode().strip()
-
-
-def _git_bytes(folder: Path, *arguments: str, **environment: str) -> bytes:
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, env={**_inherited(), **environment}, capture_output=True, check=True
-    )
-    return done.stdout
-
-
-def _inherited() -> dict[str, str]:
-    """This process's environment without what would name another checkout than the worktree."""
-    elsewhere = re.compile(r"DVC_ROOT$|GIT_(DIR|WORK_TREE|INDEX_FILE|COMMON_DIR|PREFIX)$")
-    return {name: value for name, value in os.environ.items() if not elsewhere.match(name)}

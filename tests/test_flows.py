@@ -53,7 +53,7 @@ def made(tmp_path: Path) -> Workspace:
 
 
 def test_every_stage_of_the_graph_is_run_after_those_it_needs(made: Workspace) -> None:
-    plan = flows._Plan(flows._graph(made), set(), force=False)
+    plan = flows._Plan(made.graph(), set(), force=False)
     assert sorted(plan.order) == sorted(STAGES)
     for stage, needed in plan.graph.items():
         assert all(plan.order.index(other) < plan.order.index(stage) for other in needed)
@@ -63,7 +63,7 @@ def test_a_stage_that_is_added_to_dvc_yaml_is_in_the_graph_with_no_other_change(
     text = (made.root / "dvc.yaml").read_text()
     added = "stages:\n  publish:\n    cmd: exec true\n    deps: [models/generator.onnx]\n"
     (made.root / "dvc.yaml").write_text(text.replace("stages:\n", added, 1))
-    graph = flows._graph(made)
+    graph = made.graph()
     assert graph["publish"] == {"export"}
     assert set(graph) == {*STAGES, "publish"}
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,9 +141,21 @@ def test_tags_hold_the_digest_of_dvc_lock(checkout: Path, monkeypatch: pytest.Mo
 
 def test_what_cannot_be_known_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert list(lineage.tags()) == ["environment_sha256"]
+    known = {"environment_sha256", "cpu", "cpu_count", "python", "torch"}
+    assert set(lineage.tags()) == known
     git(tmp_path, "init", "-q")
-    assert set(lineage.tags()) == {"environment_sha256", "git_dirty"}
+    assert set(lineage.tags()) == {*known, "git_dirty"}
+
+
+def test_tags_name_the_machine_that_decides_a_trainings_bits() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", "import torch; print(torch.__version__)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert lineage.tags()["torch"] == said.stdout.strip()
+    assert int(lineage.tags()["cpu_count"]) >= 1 and lineage.tags()["cpu"]
 
 
 def test_the_environments_digest_knows_every_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,351 @@
+"""`pix2pix gc`: what nobody needs any more, and how it goes.
+
+Versions decide: those that stay are the champion, the champions that a rollback reaches, whatever has an
+alias or waits for approval, the newest, and what a deployment's next run compares itself with. Their commits
+are pinned, and DVC itself says (`dvc gc --dry`) what is needed by neither those commits, nor the tips of
+retrain/…, nor the workspace, nor any commit of the user's own branches, tags and experiments.
+
+The branches retrain/… are left as they are: a commit there is some kilobytes and an ancestor of the next, so
+none could go without taking the names of later ones along, which the versions bear. What is let go of are
+the pins of versions that are gone; once somebody has deleted a branch, git then clears its commits away. A
+DVC remote is never touched.
+
+What does not answer is no reason to remove anything: all is looked at before the first thing goes, and while
+a run is in progress only what no run can use goes.
+"""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from pix2pix.errors import UserError
+
+from . import champions, commits, lineage, promotion, reproduce, tracking, workspace
+from .commits import COMMIT_TAG
+from .promotion import Standing
+from .registry import HELD, WARM_START_TAG
+from .workspace import Standstill, Workspace
+
+# A scheduled run that was killed goes on from its checkpoint the next time, which may be next week.
+STALE_DAYS = 14
+# How `dvc gc --dry` names a file, and a dvc.lock what it has seen.
+_REMOVING = re.compile(r"^Removing (/.+)$", re.MULTILINE)
+_MD5 = re.compile(r"\bmd5: ([0-9a-f]{32}(?:\.dir)?)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of what can go.
+
+    Attributes:
+        bytes: what the files take.
+        skipped: why nothing of this kind goes now; empty where it does.
+    """
+
+    name: str
+    count: int
+    bytes: int
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    part: Part
+    remove: Callable[[], None]
+
+
+def look(name: str, keep: int) -> list[Part]:
+    """What can go. Removes nothing.
+
+    Args:
+        name: the model whose versions are thinned; those of all others stay.
+        keep: how many of the newest versions, and of champions before the present one, stay.
+
+    Raises:
+        UserError: no git repository, no such model, or the store cannot be reached.
+    """
+    with workspace.standstill() as still:
+        _, kinds = _survey(name, keep, still)
+        return [kind.part for kind in kinds]
+
+
+def clear(name: str, keep: int) -> list[Part]:
+    """Remove what `look` shows; return what went.
+
+    Raises:
+        UserError: as `look`, and then nothing has gone; or a store would not remove something.
+    """
+    with workspace.standstill() as still:
+        needed, kinds = _survey(name, keep, still)
+        commits.pin(needed)
+        for kind in kinds:
+            if kind.part.count:
+                kind.remove()
+        return [kind.part for kind in kinds]
+
+
+def _survey(name: str, keep: int, still: Standstill) -> tuple[set[str], list[_Kind]]:
+    """The commits of the versions that stay, and what can go in the order in which it goes."""
+    tracking.refuse_missing(name)
+    with tracking.reachable() as mlflow:
+        client = mlflow.MlflowClient()
+        kept, dropped = _versions(client, name, keep)
+        sizes = [_size(client, version) for version in dropped]
+    known = {commit for version in kept if (commit := reproduce.commit_of(version.tags))}
+    # Of a team's versions this clone has its own commits only.
+    needed = {commit for commit in known if commits.exists(commit)}
+    unneeded = commits.pinned() - needed
+    stale = _stale_checkpoints()
+    busy = f"a run is in progress ({still.living[0].name})" if still.living else ""
+    kinds = [
+        _kind("crashed runs' worktrees", [_bytes(path) for path in still.crashed], still.remove_crashed),
+        _kind("stale checkpoints", [_bytes(path) for path in stale], lambda: _remove_checkpoints(stale)),
+        _kind("MLflow versions", sizes, lambda: _remove_versions(name, dropped, kept), busy),
+        _kind("commits of no version", [0] * len(unneeded), lambda: commits.unpin(unneeded), busy),
+        _cache(needed, busy),
+    ]
+    return needed, kinds
+
+
+def _kind(name: str, sizes: Sequence[int], remove: Callable[[], None], skipped: str = "") -> _Kind:
+    return _Kind(Part(name, 0, 0, skipped) if skipped else Part(name, len(sizes), sum(sizes)), remove)
+
+
+def _bytes(path: Path) -> int:
+    if not path.is_dir():
+        # What somebody has removed meanwhile takes nothing.
+        return path.lstat().st_size if path.exists() else 0
+    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+
+
+# --- checkpoints -------------------------------------------------------------------------------------
+
+
+def _stale_checkpoints() -> list[Path]:
+    """Of trainings that nobody has gone on with for a long time."""
+    oldest = time.time() - STALE_DAYS * 24 * 3600
+    folders = (path for path in (lineage.home() / ".checkpoints").glob("*") if path.is_dir())
+    return [path for path in sorted(folders) if _touched(path) < oldest and not _is_held(path)]
+
+
+def _touched(folder: Path) -> float:
+    return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a training has it: the trainer holds the lock as long as it lives."""
+    # To open a lock that is not there would make it.
+    if not (folder / "lock").exists():
+        return False
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _remove_checkpoints(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        # A training may have begun meanwhile.
+        with suppress(Timeout), FileLock(folder / "lock").acquire(timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- versions ----------------------------------------------------------------------------------------
+
+
+def staying(
+    now: Standing,
+    aliases: Iterable[str],
+    tags: Mapping[str, Mapping[str, str]],
+    tips: Container[str],
+    keep: int,
+) -> set[str]:
+    """The versions of a model that stay.
+
+    Args:
+        now: its champions.
+        aliases: versions that have one, whichever it is.
+        tags: of every version there is.
+        tips: the commits that the deployments' next runs begin with.
+        keep: at least 1.
+    """
+    line = [version for version in now.line if version in tags]
+    newest = sorted(tags, key=int, reverse=True)[:keep]
+    moving = {now.intended.to, now.intended.before} if now.intended else set()
+    special = {
+        version
+        for version, known in tags.items()
+        # Not ours; awaiting a person's yes; or what the deployment's next run finds unchanged.
+        if "onnx_sha256" not in known or known.get("decision_kind") == HELD or known.get(COMMIT_TAG) in tips
+    }
+    wanted = {now.champion, now.challenger, *moving, *aliases, *newest, *line[-keep - 1 :], *special}
+    stay = {version for version in wanted if version is not None}
+    # What a training began with is needed to make its generator again.
+    starts = {
+        tags[version][WARM_START_TAG] for version in stay & tags.keys() if WARM_START_TAG in tags[version]
+    }
+    return stay | {version for version, known in tags.items() if known.get("onnx_sha256") in starts}
+
+
+def _versions(client: Any, name: str, keep: int) -> tuple[list[Any], list[Any]]:
+    """Those that stay, of every model, and those of this one that can go."""
+    now = promotion.standing(client, name)
+    everything = _all_versions(client)
+    own = {str(version.version): version for version in everything if version.name == name}
+    aliases = [str(version) for version in client.get_registered_model(name).aliases.values()]
+    stay = staying(
+        now, aliases, {number: version.tags for number, version in own.items()}, commits.tips(), keep
+    )
+    # Here, too: a version that a rollback would return to, whatever the above comes to mean.
+    stay.add(champions.predecessor(client, name, now) or "")
+    dropped = [own[number] for number in sorted(own, key=int) if number not in stay]
+    gone = {id(version) for version in dropped}
+    return [version for version in everything if id(version) not in gone], dropped
+
+
+def _all_versions(client: Any) -> list[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_model_versions(max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _size(client: Any, version: Any) -> int:
+    """Bytes of a version's files in the store; 0 where they are gone."""
+    from mlflow.exceptions import MlflowException
+
+    def below(path: str | None) -> int:
+        listed = client.list_logged_model_artifacts(model_id, path)
+        return sum(below(entry.path) if entry.is_dir else entry.file_size or 0 for entry in listed)
+
+    model_id = _model_id(version)
+    try:
+        return below(None) if model_id else 0
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return 0
+
+
+def _remove_versions(name: str, dropped: Iterable[Any], kept: Iterable[Any]) -> None:
+    """The versions with their files; their runs stay, whose curves later ones are set against."""
+    # A version may be a copy of another and share its files.
+    in_use = {version.source for version in kept}
+    with tracking.reachable() as mlflow:
+        client = mlflow.MlflowClient()
+        for version in dropped:
+            client.delete_model_version(name, version.version)
+            model_id = _model_id(version)
+            if model_id and not {version.source, f"models:/{name}/{version.version}"} & in_use:
+                _remove_files(client, name, version, model_id)
+
+
+def _model_id(version: Any) -> str:
+    """Of the logged model that holds its files; empty for a version that holds none of its own."""
+    found = re.fullmatch(r"models:/(m-[^/]+)", version.source or "")
+    return found[1] if found else ""
+
+
+def _remove_files(client: Any, name: str, version: Any, model_id: str) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    try:
+        location = client.get_logged_model(model_id).artifact_location
+        get_artifact_repository(location).delete_artifacts()  # type: ignore[no-untyped-call]
+        client.delete_logged_model(model_id)
+    except (MlflowException, OSError) as error:
+        if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return
+        raise UserError(
+            f"{name} version {version.version}: is removed, but its files are not ({tracking.reason(error)})"
+        ) from error
+
+
+# --- DVC's cache -------------------------------------------------------------------------------------
+
+
+def _cache(needed: Iterable[str], busy: str) -> _Kind:
+    main = Workspace(lineage.home(), "", "")
+    runs = (main.root / workspace.FOLDER).resolve()
+    others = [path for path in commits.worktrees() if not path.resolve().is_relative_to(runs)]
+    skipped = busy or _why_not(main.root, others)
+    try:
+        unused = [] if skipped else _unused(main, others, [*commits.of_the_user(), *commits.tips(), *needed])
+    except UserError as error:
+        # Such as an old commit whose dvc.yaml it cannot read, and so cannot keep anything for.
+        unused, skipped = [], str(error)
+
+    def remove() -> None:
+        if why := _why_not(main.root, others):
+            raise UserError(f"DVC's cache is left: {why}")
+        for path in unused:
+            path.unlink(missing_ok=True)
+
+    return _kind("DVC cache", [_bytes(path) for path in unused], remove, skipped)
+
+
+def _unused(main: Workspace, others: Sequence[Path], revisions: Sequence[str]) -> list[Path]:
+    """The files of the cache that `dvc gc` would remove, but for the small reports.
+
+    git has those, so DVC counts them as unused; but a run that lacks one is not restored but trained again.
+    """
+    tip, count = commits.chain(revisions)
+    kept = ["--workspace", *(["--rev", tip, "--num", str(count)] if count else [])]
+    projects = ["--projects", *map(str, others)] if others else []
+    said = main.dvc("gc", "--dry", "--force", *kept, *projects)
+    paths = [Path(path) for path in _REMOVING.findall(said.stdout + said.stderr)]
+    locks = [root / "dvc.lock" for root in (main.root, *others)]
+    texts = [lock.read_text(encoding="utf-8") for lock in locks if lock.exists()]
+    named = set(_MD5.findall("".join([*texts, *commits.locks(tip)])))
+    return [path for path in paths if path.parent.name + path.name not in named]
+
+
+def _why_not(home: Path, others: Sequence[Path]) -> str:
+    """Why DVC's cache must not be cleared now; empty where it may."""
+    from dvc.config import Config
+
+    own = home / ".dvc"
+    place = Config(dvc_dir=str(own))["cache"].get("dir")
+    if place and not Path(place).resolve().is_relative_to(own.resolve()):
+        return f"cache.dir is {place}, which other projects may use; see `dvc gc --projects`"
+    for root in (home, *others):
+        for file in (root / ".dvc" / "tmp").rglob("rwlock"):
+            if pids := _working(file):
+                return f"dvc is at work in {root} (process {pids[0]})"
+    return ""
+
+
+def _working(rwlock: Path) -> list[int]:
+    """The living processes that DVC has noted as using files of a workspace."""
+    try:
+        noted = json.loads(rwlock.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    users = [
+        *noted.get("write", {}).values(),
+        *(user for users in noted.get("read", {}).values() for user in users),
+    ]
+    return [user["pid"] for user in users if _lives(user["pid"])]
+
+
+def _lives(pid: int) -> bool:
+    with suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False

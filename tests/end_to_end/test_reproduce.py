@@ -1,0 +1,82 @@
+"""`pix2pix reproduce`: a version made once more from its commit, with real git, DVC and MLflow."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.commits import COMMIT_TAG
+from pix2pix.files import sha256_file
+
+from .conftest import Project, checkout, store, write_data
+
+# What a scheduled run does after its stages, with other epochs than the committed ones.
+RETRAIN = """
+import pathlib, contextlib
+from pipeline import outcome, registry, workspace
+with workspace.workspace("run", "demo") as made:
+    params = workspace.set_params(made, None, {"train.epochs": 3})
+    made.dvc("repro", "export", "evaluate")
+    commit = workspace.leave_commit(made, "retrained")
+    with contextlib.chdir(made.root):
+        outcome.tag_commit(registry.register(params, "# a card"), commit)
+"""
+
+
+@pytest.fixture(scope="module")
+def retrained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose version 1 a scheduled run has registered."""
+    folder = tmp_path_factory.mktemp("retrained")
+    write_data(folder / "data")
+    project = checkout(folder / "project", folder / "data")
+    project.run(sys.executable, "-c", RETRAIN)
+    return project
+
+
+def state(project: Project) -> tuple[object, ...]:
+    """All that must not change: git's view of the tree, the registry and its runs."""
+    client = store(project)
+    experiment = client.get_experiment_by_name("tiny")
+    return (
+        project.run("git", "status", "--porcelain").stdout,
+        project.run("git", "for-each-ref").stdout,
+        [(v.version, v.tags, v.aliases) for v in client.search_model_versions("name='tiny'")],
+        len(client.search_runs([experiment.experiment_id])),
+    )
+
+
+def nothing_is_left(project: Project) -> bool:
+    folders = [path for path in (project.root / ".retrain").iterdir() if path.is_dir()]
+    return not folders and len(project.run("git", "worktree", "list").stdout.splitlines()) == 1
+
+
+def empty_cache(project: Project) -> None:
+    shutil.rmtree(project.root / ".dvc" / "cache")
+
+
+def test_a_version_is_restored_then_trained_again_then_pulled_always_with_its_digest(
+    retrained: Project, tmp_path: Path
+) -> None:
+    before = state(retrained)
+    version = store(retrained).get_model_version("tiny", "1")
+    restored = retrained.pix2pix("reproduce", "1")
+    commit, digest = version.tags[COMMIT_TAG][:12], version.tags["onnx_sha256"]
+    proof = f"(commit {commit}); models/generator.onnx has the registered digest {digest[:12]}\n"
+    assert restored.stdout == f"tiny version 1: restored from the cache {proof}"
+
+    empty_cache(retrained)
+    again = retrained.pix2pix("reproduce", "1", "--to", str(tmp_path))
+    assert again.stdout.startswith("tiny version 1: trained again in ") and proof in again.stdout
+    assert "Running stage 'train':" in again.stderr and "epoch 3: validation L1" in again.stderr
+    assert sha256_file(tmp_path / "generator.onnx") == digest
+    assert sha256_file(tmp_path / "generator.safetensors") == version.tags["weights_sha256"]
+
+    # What was proven is in the cache again; from there into a remote, and out of it.
+    assert "restored from the cache" in retrained.pix2pix("reproduce", "1").stdout
+    retrained.dvc("remote", "add", "--local", "-d", "store", str(tmp_path / "remote"))
+    shutil.copytree(retrained.root / ".dvc" / "cache" / "files", tmp_path / "remote" / "files")
+    empty_cache(retrained)
+    assert "restored from the DVC remote" in retrained.pix2pix("reproduce", "1").stdout
+    retrained.dvc("remote", "remove", "--local", "store")
+    assert state(retrained) == before and nothing_is_left(retrained)
