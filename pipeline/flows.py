@@ -127,8 +127,9 @@ def _retrain(
     outcome.close_dead_runs(params, made)
     log.info("to look at: %s", ", ".join(plan.to_run) or "nothing; the registry has to be told")
     ended = _run_stages(made, plan, stage_timeout_h, gpu_timeout_h)
+    # A trainer that was killed, or that found nobody to tell its end to.
+    outcome.close_dead_runs(params, made)
     if ended.status:
-        outcome.close_dead_runs(params, made)
         # Killed from outside: what is there goes on from the checkpoint the next time.
         kind = Crashed if ended.status > 128 else Failed
         return kind(message=ended.line)

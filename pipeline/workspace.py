@@ -1,5 +1,6 @@
 """The git worktree that a scheduled run works in, and the commit it leaves. Nobody's tree is touched."""
 
+import errno
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pix2pix.errors import UserError
-from pix2pix.files import sha256_file
+from pix2pix.files import named_failure, sha256_file
 from pix2pix.params import PARAMS_FILE, Params, load, read_yaml
 
 from . import lineage, presets
@@ -91,7 +92,8 @@ def workspace(name: str, deployment: str, commit: str = "HEAD") -> Iterator[Work
 
     Raises:
         UserError: no git repository or no such commit, the deployment's name cannot name a branch, or its
-            branch is checked out somewhere, where a commit would change what git says of that tree.
+            branch is checked out somewhere, where a commit would change what git says of that tree; or the
+            disk is full.
     """
     branch = f"{BRANCHES}/{deployment}"
     top, inside, sha = _origin(commit)
@@ -107,10 +109,11 @@ def workspace(name: str, deployment: str, commit: str = "HEAD") -> Iterator[Work
         held.acquire(timeout=0)
         tree = folder / "tree"
     try:
-        _git(top, "worktree", "add", "--quiet", "--detach", str(tree), sha)
         made = Workspace(tree / inside, branch, sha)
-        _share_cache(made.root)
-        _take_over(made)
+        with named_failure(tree):
+            _add_worktree(top, tree, sha)
+            _share_cache(made.root)
+            _take_over(made)
         yield made
     finally:
         with FileLock(place / "lock"):
@@ -173,6 +176,24 @@ def _refuse_branch(top: Path, branch: str) -> None:
             f"{branch}: is checked out, and a run's commit would change what git says of that tree; "
             f"`git switch --detach` there"
         )
+
+
+def _add_worktree(top: Path, tree: Path, sha: str) -> None:
+    try:
+        _git(top, "worktree", "add", "--quiet", "--detach", str(tree), sha)
+    except subprocess.CalledProcessError as error:
+        # git says which file it could not write and not why, and has removed the others.
+        if shutil.disk_usage(tree.parent).free < _size(top, sha):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        said = error.stderr.decode(errors="replace").strip().splitlines()
+        raise UserError(f"{tree}: git makes no worktree there ({said[-1] if said else error})") from None
+
+
+def _size(top: Path, sha: str) -> int:
+    """Bytes of a commit's files on a disk with blocks of 4 KiB."""
+    lines = _git(top, "ls-tree", "-r", "--long", sha).splitlines()
+    sizes = [line.split(maxsplit=4)[3] for line in lines]
+    return sum(-(-int(size) // 4096) * 4096 for size in sizes if size.isdecimal())
 
 
 def _share_cache(root: Path) -> None:
