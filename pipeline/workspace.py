@@ -104,7 +104,8 @@ def workspace(name: str, deployment: str, commit: str = "HEAD") -> Iterator[Work
     held = FileLock(folder / "lock")
     # Held while folders come and go, so that none is taken for a crashed run's before its run has locked it.
     with FileLock(place / "lock"):
-        _remove_crashed(place, top)
+        for left in list(_abandoned(place)):
+            _remove(left, top)
         folder.mkdir()
         held.acquire(timeout=0)
         tree = folder / "tree"
@@ -226,7 +227,16 @@ def _take_over(made: Workspace) -> None:
         (made.root / file).write_bytes(content)
 
 
-def _remove_crashed(place: Path, top: Path) -> None:
+def crashed() -> list[str]:
+    """The names of the workspaces whose runs are gone; the next run removes them."""
+    place = lineage.home() / FOLDER
+    if not place.exists():
+        return []
+    with FileLock(place / "lock"):
+        return [folder.name for folder in _abandoned(place)]
+
+
+def _abandoned(place: Path) -> Iterator[Path]:
     for folder in (path for path in place.iterdir() if path.is_dir()):
         lock = FileLock(folder / "lock")
         try:
@@ -235,7 +245,7 @@ def _remove_crashed(place: Path, top: Path) -> None:
         except Timeout:
             continue
         lock.release()
-        _remove(folder, top)
+        yield folder
 
 
 def _remove(folder: Path, top: Path) -> None:

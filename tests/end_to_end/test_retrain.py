@@ -306,14 +306,17 @@ def assert_out_of_space(servers: Servers, run: str) -> None:
 # --- the end -----------------------------------------------------------------------------------------
 
 
-def test_a_flow_that_lost_its_worker_and_its_server_ends_all_the_same(servers: Servers) -> None:
-    """From here on nothing answers; the next test starts what it needs."""
+def test_a_flow_that_lost_its_worker_and_its_server_ends_and_is_reported_by_the_next_worker(
+    servers: Servers,
+) -> None:
     run = servers.begin(overrides={**LONG, "train.seed": 4, "train.epochs": 5000})
     servers.trainer(run)
     flow = servers.flow_process(run)
     servers.end("worker")
     servers.end("prefect")
     wait_for(lambda: not servers.processes(run) and not flow.is_running(), ENDED_S)
+    servers.start("prefect", "worker")
+    assert servers.ended(run)["type"] == "CRASHED"
 
 
 def test_ctrl_c_on_honcho_ends_the_servers_and_a_training(servers: Servers) -> None:
