@@ -287,6 +287,9 @@ def _stage_task(
         except UserError as error:
             ended = Ended(error.exit_status, str(error))
         ends[stage] = ended
+        if ended.status > 128:
+            # Not the stage's own failing: the whole run ends, and the next one goes on.
+            stages.stop()
         if ended.status:
             # A state and no exception, which would add its traceback to a line that says it all.
             return Failed(message=ended.line, data=ended.status)
