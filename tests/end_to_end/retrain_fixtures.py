@@ -143,7 +143,7 @@ class Servers:
         parameters = {"preset": None, **parameters}
         return str(self.post(f"/deployments/{found}/create_flow_run", parameters=parameters)["id"])
 
-    def ended(self, run: str, seconds: float = 240) -> dict[str, Any]:
+    def ended(self, run: str, seconds: float = 600) -> dict[str, Any]:
         """The run's final state."""
         wait_for(lambda: self.get(f"/flow_runs/{run}")["state_type"] in DONE, seconds, every=0.5)
         return dict(self.get(f"/flow_runs/{run}")["state"])
@@ -208,7 +208,7 @@ class Servers:
             found = (process for process in self.processes(run, f"stages.{name}"))
             return next((process for process in found if self._is_in_the_midst(process, name)), None)
 
-        found = wait_for(at_work, 180, every=0.02)
+        found = wait_for(at_work, 300, every=0.02)
         assert isinstance(found, psutil.Process)
         return found
 
