@@ -176,13 +176,14 @@ def _judged(stage: str, returncode: int, outcome: str, said: list[str]) -> Ended
     errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
     if outcome.isdecimal():
         return _as_it_said(stage, int(outcome), said)
+    # Also one that was killed before it could say that it began.
+    killed = [int(found[1]) for line in errors if (found := _KILLED.search(line))]
+    if killed:
+        return Ended(128 + killed[0], f"{stage}: ended by {_signal_name(killed[0])}")
     if not outcome:
         # No stage even began: the objection is dvc's own.
         return Ended(2, errors[0] if errors else f"{stage}: dvc exited with {returncode}")
     # It began and could not say how it ended.
-    killed = [int(found[1]) for line in errors if (found := _KILLED.search(line))]
-    if killed:
-        return Ended(128 + killed[0], f"{stage}: ended by {_signal_name(killed[0])}")
     return Ended(1, f"{stage}: ended without a word")
 
 
