@@ -15,16 +15,13 @@ from graphlib import TopologicalSorter
 from threading import Thread
 from time import monotonic, sleep
 from typing import Annotated, Any
-from uuid import UUID
 
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
-from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Crashed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -36,7 +33,7 @@ from pix2pix.download import DownloadError
 from pix2pix.errors import UserError
 from pix2pix.params import Params
 
-from . import outcome, presets, tracking, workspace
+from . import crashes, outcome, presets, tracking, workspace
 from .registry import Registered, register
 from .repro import CARD, check_source
 from .stage_process import Ended, StageProcesses
@@ -83,7 +80,7 @@ def retrain(
     try:
         # MLflow takes seconds to load, which git and dvc take too.
         Thread(target=tracking.connect, daemon=True).start()
-        report_crashed()
+        crashes.report()
         with workspace.workspace(str(runtime.flow_run.id), deployment) as made:
             params = workspace.set_params(made, preset, overrides or {})
             check_source(params, made.root)
@@ -104,21 +101,6 @@ def _end_with_the_worker() -> None:
     # Where the server is gone as well, Prefect goes on trying to tell it; the worktree is the next run's.
     sleep(TELLING_S)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def report_crashed() -> None:
-    """Tell Prefect of this machine's runs that ended with all who could have told it, as in a power cut.
-
-    They would be shown as running for good.
-    """
-    with get_client(sync_client=True) as client:
-        for name in workspace.crashed():
-            # Not every workspace is a run's, nor every run this server's.
-            with suppress(ValueError, ObjectNotFound):
-                state = client.read_flow_run(UUID(name)).state
-                if state is not None and not state.is_final():
-                    gone: State[Any] = Crashed(message="its process is gone, and so was its worker")
-                    client.set_flow_run_state(UUID(name), gone, force=True)
 
 
 def _retrain(

@@ -11,7 +11,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from .flows import GPU_LIMIT, report_crashed
+from . import crashes
+from .flows import GPU_LIMIT
 
 WORK_POOL = "pix2pix"
 # The first start makes two databases, on a busy machine one after the other.
@@ -29,7 +30,7 @@ def main() -> None:
     _wait_for(f"{mlflow}/health")
     with get_client(sync_client=True) as client:
         _prepare(client)
-    report_crashed()
+    crashes.report()
     prefect = [sys.executable, "-m", "prefect"]
     done = subprocess.run(
         [*prefect, "--no-prompt", "deploy", "--all"], capture_output=True, text=True, check=False

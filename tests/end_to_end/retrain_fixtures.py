@@ -302,9 +302,10 @@ def disturbed(servers: Servers, overrides: dict[str, Any], plugs: Sequence[tuple
 
     Each goes on where the one before was ended.
     """
-    trained = 0
+    trained, killed = 0, []
     for plug, stage in plugs:
         run = servers.begin(overrides=overrides)
+        killed.append(run)
         pull(servers, run, plug, stage)
         ends_crashed(servers, run, plug, stage)
         if stage == "train":
@@ -316,6 +317,7 @@ def disturbed(servers: Servers, overrides: dict[str, Any], plugs: Sequence[tuple
     assert "going on from the checkpoint at step" in servers.printed("worker", trained)
     assert servers.worktrees() == []
     assert servers.nothing_is_left(last)
+    assert "Running" not in {name for run in killed for name, _ in servers.tasks(run).values()}
     assert all(run.info.status in ("FINISHED", "KILLED") for run in servers.runs())
     return last
 
