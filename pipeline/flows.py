@@ -76,7 +76,7 @@ def retrain(
     """
     deployment = runtime.deployment.name or "local"
     if runtime.deployment.id:
-        Thread(target=_end_with_the_worker, daemon=True).start()
+        Thread(target=_end_with_the_worker, args=(str(runtime.flow_run.id),), daemon=True).start()
     try:
         # MLflow takes seconds to load, which git and dvc take too.
         Thread(target=tracking.connect, daemon=True).start()
@@ -92,14 +92,15 @@ def retrain(
         return Failed(message=str(error))
 
 
-def _end_with_the_worker() -> None:
+def _end_with_the_worker(run: str) -> None:
     """Nobody could cancel a flow whose worker was killed, and a restarted worker does not know it."""
     worker = os.getppid()
     while os.getppid() == worker:
         sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
-    # Where the server is gone as well, Prefect goes on trying to tell it; the worktree is the next run's.
+    # Where the server is gone as well, Prefect goes on trying to tell it; that is for the next one then.
     sleep(TELLING_S)
+    workspace.leave_trace(run)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
