@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from .repro import OUTCOME_VARIABLE
-from .workspace import dvc_command, dvc_environment
+from .workspace import dvc_command, dvc_environment, with_full_disk
 
 # A trainer that is asked to stop finishes its step and writes a checkpoint.
 GRACE_S = 10.0
@@ -101,7 +101,8 @@ class StageProcesses:
             if late.is_set():
                 return Ended(1, f"{stage}: ended after {timeout_s / 3600:g} h, its time-out")
             text = outcome.read_text(encoding="utf-8") if outcome.exists() else ""
-            return _judged(stage, process.returncode, text, said)
+            ended = _judged(stage, process.returncode, text, said)
+            return replace(ended, line=with_full_disk(self._root, ended.line)) if ended.status else ended
 
     def stop(self) -> None:
         """Begin no other stage and end those that run; returns when they have ended."""

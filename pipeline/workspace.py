@@ -26,6 +26,8 @@ LOCK_FILE = Path("dvc.lock")
 BRANCHES = "retrain"
 # As git wants an old value that is not there yet.
 _NO_COMMIT = "0" * 40
+# Less is not enough for a single cached file and dvc's own notes.
+_FULL_BYTES = 2**20
 # Another run moved the branch in between; each of them needs one more try.
 _RACES = 20
 
@@ -61,8 +63,16 @@ class Workspace:
         if check and done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
             said = lines[0].removeprefix("ERROR: ") if lines else done.stderr
-            raise UserError(f"dvc {arguments[0]}: {said}")
+            raise UserError(with_full_disk(self.root, f"dvc {arguments[0]}: {said}"))
         return done
+
+
+def with_full_disk(folder: Path, line: str) -> str:
+    """The same line, after that reason where the disk of `folder` is full: dvc names what comes of it."""
+    full = os.strerror(errno.ENOSPC)
+    if full in line or shutil.disk_usage(folder).free >= _FULL_BYTES:
+        return line
+    return f"{folder}: {full}; free some space and run it again ({line})"
 
 
 def dvc_command() -> list[str]:

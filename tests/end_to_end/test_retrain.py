@@ -289,6 +289,9 @@ def test_a_full_disk_fails_the_run_with_that_reason_and_the_champion_serves_on(
     servers.trainer(while_training)
     fill(small_disk)
     assert_out_of_space(servers, while_training)
+    # What the first worktree has left is enough for another one and no more; then for none.
+    assert_out_of_space(servers, servers.begin())
+    fill(small_disk)
     assert_out_of_space(servers, servers.begin())
     assert servers.champion() == before
     served = servers.project.root.parent / "served"
