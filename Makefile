@@ -1,5 +1,6 @@
 # make repro   from a fresh clone to a registered generator
 # make test    the whole test suite          make lint    formatting, lint, types, Dockerfile
+# make chaos   plugs pulled out of scheduled runs, every one at every stage; most of an hour
 # make ui      the MLflow page on port 5000  make clean   stale checkpoints and caches of tools
 # make servers MLflow, Prefect and a worker for scheduled retraining; other ports: MLFLOW_PORT, PREFECT_PORT;
 #              PIX2PIX_WEBHOOK: a chat that is told of failed runs
@@ -17,13 +18,16 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: repro test lint ui servers clean lock
+.PHONY: repro test chaos lint ui servers clean lock
 
 repro: $(VENV)/.installed
 	@pix2pix repro
 
 test: $(VENV)/.installed
 	@python -m pytest
+
+chaos: $(VENV)/.installed
+	@python -m pytest -n 0 -m chaos
 
 lint: $(VENV)/.installed
 	@ruff format --check . && ruff check . && mypy && hadolint Dockerfile

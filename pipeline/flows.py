@@ -33,7 +33,7 @@ from pix2pix.download import DownloadError
 from pix2pix.errors import UserError
 from pix2pix.params import Params
 
-from . import approval, outcome, presets, registry, tracking, workspace
+from . import approval, crashes, outcome, presets, registry, tracking, workspace
 from .registry import Registered
 from .repro import CARD, check_source
 from .source import refreshed
@@ -106,10 +106,11 @@ def retrain(
         gpu_timeout_h,
     )
     if runtime.deployment.id:
-        Thread(target=_end_with_the_worker, daemon=True).start()
+        Thread(target=_end_with_the_worker, args=(str(runtime.flow_run.id),), daemon=True).start()
     try:
         # MLflow takes seconds to load, which git and dvc take too.
         Thread(target=tracking.connect, daemon=True).start()
+        crashes.report()
         with workspace.workspace(str(runtime.flow_run.id), asked.deployment) as made:
             params = workspace.set_params(made, preset, overrides or {})
             check_source(params, made.root)
@@ -123,14 +124,15 @@ def retrain(
         return Failed(message=str(error))
 
 
-def _end_with_the_worker() -> None:
+def _end_with_the_worker(run: str) -> None:
     """Nobody could cancel a flow whose worker was killed, and a restarted worker does not know it."""
     worker = os.getppid()
     while os.getppid() == worker:
         sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
-    # Where the server is gone as well, Prefect goes on trying to tell it; the worktree is the next run's.
+    # Where the server is gone as well, Prefect goes on trying to tell it; that is for the next one then.
     sleep(TELLING_S)
+    workspace.leave_trace(run)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -156,8 +158,9 @@ def _retrain(made: Workspace, params: Params, asked: _Request) -> State[Any]:
     outcome.close_dead_runs(params, made)
     log.info("to look at: %s", ", ".join(plan.to_run) or "nothing; the registry has to be told")
     ended = _run_stages(made, plan, asked.stage_timeout_h, asked.gpu_timeout_h)
+    # A trainer that was killed, or that found nobody to tell its end to.
+    outcome.close_dead_runs(params, made)
     if ended.status:
-        outcome.close_dead_runs(params, made)
         # Killed from outside: what is there goes on from the checkpoint the next time.
         kind = Crashed if ended.status > 128 else Failed
         return kind(message=ended.line)
@@ -324,6 +327,9 @@ def _stage_task(
         except UserError as error:
             ended = Ended(error.exit_status, str(error))
         ends[stage] = ended
+        if ended.status > 128:
+            # Not the stage's own failing: the whole run ends, and the next one goes on.
+            stages.stop()
         if ended.status:
             # A state and no exception, which would add its traceback to a line that says it all.
             return Failed(message=ended.line, data=ended.status)

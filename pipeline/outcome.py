@@ -2,6 +2,7 @@
 
 import base64
 import io
+import platform
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from pix2pix.errors import UserError
 from pix2pix.params import Params, distance_names
 
-from . import delivery, promotion, tracking
+from . import delivery, lineage, promotion, tracking
 from .commits import COMMIT_TAG
 from .registry import HELD, Registered, version_of
 from .summary import ROWS
@@ -97,12 +98,15 @@ def close_dead_runs(params: Params, made: Workspace) -> None:
         experiment = mlflow.get_experiment_by_name(params.registry.model_name)
         if experiment is None:
             return
-        query = f"attributes.status = 'RUNNING' and tags.`mlflow.source.name` LIKE '%/{FOLDER}/%'"
-        for run in client.search_runs([experiment.experiment_id], query):
-            source = Path(run.data.tags["mlflow.source.name"])
-            # A run that was taken up again bears the place where it began, which is no longer there.
-            if source.is_relative_to(made.root) or not source.exists():
-                client.set_terminated(run.info.run_id, "KILLED")
+        for run in client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'"):
+            host, _, path = run.data.tags.get(tracking.PLACE_TAG, "").partition(":")
+            # Whether a worktree is still there is seen from its own machine only.
+            if host != platform.node() or not Path(path).is_relative_to(lineage.home() / FOLDER):
+                continue
+            if Path(path).is_relative_to(made.root) or not Path(path).exists():
+                # Its training had ended if it has weights; registering opens a run again for a moment.
+                complete = "weights_sha256" in run.data.tags
+                client.set_terminated(run.info.run_id, "FINISHED" if complete else "KILLED")
 
 
 def publish(

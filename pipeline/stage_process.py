@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from .registry import PROMOTE_VARIABLE
 from .repro import OUTCOME_VARIABLE
-from .workspace import dvc_command, dvc_environment
+from .workspace import dvc_command, dvc_environment, with_full_disk
 
 # A trainer that is asked to stop finishes its step and writes a checkpoint.
 GRACE_S = 10.0
@@ -108,7 +108,8 @@ class StageProcesses:
             if late.is_set():
                 return Ended(1, f"{stage}: ended after {timeout_s / 3600:g} h, its time-out")
             text = outcome.read_text(encoding="utf-8") if outcome.exists() else ""
-            return _judged(stage, process.returncode, text, said)
+            ended = _judged(stage, process.returncode, text, said)
+            return replace(ended, line=with_full_disk(self._root, ended.line)) if ended.status else ended
 
     def stop(self) -> None:
         """Begin no other stage and end those that run; returns when they have ended."""
@@ -185,13 +186,14 @@ def _judged(stage: str, returncode: int, outcome: str, said: list[str]) -> Ended
     errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
     if outcome.isdecimal():
         return _as_it_said(stage, int(outcome), said)
+    # Also one that was killed before it could say that it began.
+    killed = [int(found[1]) for line in errors if (found := _KILLED.search(line))]
+    if killed:
+        return Ended(128 + killed[0], f"{stage}: ended by {_signal_name(killed[0])}")
     if not outcome:
         # No stage even began: the objection is dvc's own.
         return Ended(2, errors[0] if errors else f"{stage}: dvc exited with {returncode}")
     # It began and could not say how it ended.
-    killed = [int(found[1]) for line in errors if (found := _KILLED.search(line))]
-    if killed:
-        return Ended(128 + killed[0], f"{stage}: ended by {_signal_name(killed[0])}")
     return Ended(1, f"{stage}: ended without a word")
 
 

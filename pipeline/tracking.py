@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import platform
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,8 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 REPORTS = Path("reports")
+# Where a run is, or was last, at work: HOST:FOLDER.
+PLACE_TAG = "place"
 
 
 class Unreachable(UserError):
@@ -230,11 +233,17 @@ def _open_run(mlflow: Any, params: Params, fingerprint: str, data: Mapping[str, 
     )
     if unfinished:
         mlflow.start_run(run_id=unfinished[0].info.run_id, log_system_metrics=True)
+        mlflow.set_tag(PLACE_TAG, _place())
         return
-    tags = {**lineage.tags(), "fingerprint": fingerprint, "data_sha256": str(data["train"])}
+    tags = {"fingerprint": fingerprint, "data_sha256": str(data["train"]), PLACE_TAG: _place()}
+    tags |= lineage.tags()
     mlflow.start_run(experiment_id=experiment_id, tags=tags, log_system_metrics=True)
     mlflow.log_params(flat(params))
     _log_dataset(mlflow, params, str(data["train"]))
+
+
+def _place() -> str:
+    return f"{platform.node()}:{Path.cwd()}"
 
 
 def _lose(mlflow: Any, error: Exception) -> None:
@@ -306,6 +315,7 @@ def _rebuild(
     tags = {
         **lineage.tags(),
         "data_sha256": train_sha256,
+        PLACE_TAG: _place(),
         "rebuilt_from": "reports/losses.csv, reports/validation.csv, params.yaml",
     }
     with mlflow.start_run(experiment_id=experiment_id, tags=tags, log_system_metrics=False) as run:

@@ -13,7 +13,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from pix2pix.errors import UserError
 
-from . import notification
+from . import crashes, notification
 from .flows import GPU_LIMIT
 
 WORK_POOL = "pix2pix"
@@ -39,6 +39,7 @@ def main() -> None:
     with get_client(sync_client=True) as client:
         _prepare(client)
         told = notification.arrange(client, webhook)
+    crashes.report()
     prefect = [sys.executable, "-m", "prefect"]
     done = subprocess.run(
         [*prefect, "--no-prompt", "deploy", "--all"], capture_output=True, text=True, check=False

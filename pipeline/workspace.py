@@ -1,5 +1,6 @@
 """The git worktree that a scheduled run works in, and the commit it leaves. Nobody's tree is touched."""
 
+import errno
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pix2pix.errors import UserError
+from pix2pix.files import named_failure
 from pix2pix.params import PARAMS_FILE, Params, load, read_yaml
 
 from . import lineage, presets
@@ -24,6 +26,8 @@ FOLDER = Path(".retrain")
 LOCK_FILE = Path("dvc.lock")
 # As git wants an old value that is not there yet.
 _NO_COMMIT = "0" * 40
+# Less is not enough for a single cached file and dvc's own notes.
+_FULL_BYTES = 2**20
 # Another run moved the branch in between; each of them needs one more try.
 _RACES = 20
 
@@ -59,7 +63,7 @@ class Workspace:
         if check and done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
             said = lines[0].removeprefix("ERROR: ") if lines else done.stderr
-            raise UserError(f"dvc {arguments[0]}: {said}")
+            raise UserError(with_full_disk(self.root, f"dvc {arguments[0]}: {said}"))
         return done
 
     def graph(self, *targets: str) -> dict[str, set[str]]:
@@ -73,6 +77,14 @@ class Workspace:
                     graph.setdefault(stage, set()).add(needed)
                     graph.setdefault(needed, set())
         return graph
+
+
+def with_full_disk(folder: Path, line: str) -> str:
+    """The same line, after that reason where the disk of `folder` is full: dvc names what comes of it."""
+    full = os.strerror(errno.ENOSPC)
+    if full in line or shutil.disk_usage(folder).free >= _FULL_BYTES:
+        return line
+    return f"{folder}: {full}; free some space and run it again ({line})"
 
 
 def dvc_command() -> list[str]:
@@ -102,13 +114,15 @@ def workspace(name: str, deployment: str, commit: str = "HEAD") -> Iterator[Work
 
     Raises:
         UserError: no git repository or no such commit, the deployment's name cannot name a branch, or its
-            branch is checked out somewhere, where a commit would change what git says of that tree.
+            branch is checked out somewhere, where a commit would change what git says of that tree; or the
+            disk is full.
     """
     branch = f"{BRANCHES}/{deployment}"
     top, _, _ = _origin(commit)
     _refuse_branch(top, branch)
     with detached(name, commit, branch) as made:
-        _take_over(made)
+        with named_failure(made.root):
+            _take_over(made)
         yield made
 
 
@@ -125,15 +139,16 @@ def detached(name: str, commit: str, branch: str = "") -> Iterator[Workspace]:
     held = FileLock(folder / "lock")
     # Held while folders come and go, so that none is taken for a crashed run's before its run has locked it.
     with _comings_and_goings(place):
-        for crashed in _split(place)[0]:
-            _remove(crashed, top)
+        for left in _split(place)[0]:
+            _remove(left, top)
         folder.mkdir()
         held.acquire(timeout=0)
         tree = folder / "tree"
     try:
-        git(top, "worktree", "add", "--quiet", "--detach", str(tree), sha)
         made = Workspace(tree / inside, branch, sha)
-        _share_cache(made.root)
+        with named_failure(tree):
+            _add_worktree(top, tree, sha)
+            _share_cache(made.root)
         yield made
     finally:
         with _comings_and_goings(place):
@@ -233,6 +248,24 @@ def _refuse_branch(top: Path, branch: str) -> None:
         )
 
 
+def _add_worktree(top: Path, tree: Path, sha: str) -> None:
+    try:
+        git(top, "worktree", "add", "--quiet", "--detach", str(tree), sha)
+    except subprocess.CalledProcessError as error:
+        # git says which file it could not write and not why, and has removed the others.
+        if shutil.disk_usage(tree.parent).free < _size(top, sha):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        said = error.stderr.decode(errors="replace").strip().splitlines()
+        raise UserError(f"{tree}: git makes no worktree there ({said[-1] if said else error})") from None
+
+
+def _size(top: Path, sha: str) -> int:
+    """Bytes of a commit's files on a disk with blocks of 4 KiB."""
+    lines = git(top, "ls-tree", "-r", "--long", sha).splitlines()
+    sizes = [line.split(maxsplit=4)[3] for line in lines]
+    return sum(-(-int(size) // 4096) * 4096 for size in sizes if size.isdecimal())
+
+
 def _share_cache(root: Path) -> None:
     """The main checkout's cache, remotes and local settings; relative places would be others here."""
     # Only when a worktree is made: the command line starts without dvc.
@@ -268,9 +301,23 @@ def _comings_and_goings(place: Path) -> FileLock:
     return FileLock(place / "lock")
 
 
+def crashed() -> list[str]:
+    """The names of the workspaces whose runs are gone; the next run removes them."""
+    place = lineage.home() / FOLDER
+    if not place.exists():
+        return []
+    with _comings_and_goings(place):
+        return [folder.name for folder in _split(place)[0]]
+
+
+def leave_trace(name: str) -> None:
+    """Let `crashed` name a workspace that may have been removed already."""
+    (lineage.home() / FOLDER / name).mkdir(parents=True, exist_ok=True)
+
+
 def _split(place: Path) -> tuple[list[Path], list[Path]]:
     """The folders of crashed and of living runs."""
-    crashed, living = [], []
+    gone, living = [], []
     for folder in sorted(path for path in place.iterdir() if path.is_dir()):
         lock = FileLock(folder / "lock")
         try:
@@ -280,8 +327,8 @@ def _split(place: Path) -> tuple[list[Path], list[Path]]:
             living.append(folder)
         else:
             lock.release()
-            crashed.append(folder)
-    return crashed, living
+            gone.append(folder)
+    return gone, living
 
 
 def _remove(folder: Path, top: Path) -> None:

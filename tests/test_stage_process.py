@@ -33,6 +33,7 @@ FAILED = "ERROR: failed to reproduce 'train': failed to run: exec python -m stag
         ),
         (255, "143", ["train: stopped", FAILED.format(143)], Ended(143, "train: ended by SIGTERM")),
         (255, "began", [FAILED.format(-9)], Ended(137, "train: ended by SIGKILL")),
+        (255, "", [FAILED.format(-9)], Ended(137, "train: ended by SIGKILL")),
         (255, "began", [FAILED.format(7)], Ended(1, "train: ended without a word")),
         (
             255,

@@ -203,7 +203,9 @@ def test_a_crashed_runs_worktree_goes_with_the_next_run_and_a_living_ones_stays(
     environment = {**workspace.dvc_environment(), "PYTHONPATH": str(PROJECT)}
     subprocess.run([sys.executable, "-c", crash], cwd=main, env=environment, check=False)
     assert (main / ".retrain" / "crashed" / "tree" / "dvc.yaml").exists()
+    assert workspace.crashed() == ["crashed"]
     with workspace.workspace("living", "demo") as living:
+        assert workspace.crashed() == []
         assert not (main / ".retrain" / "crashed").exists()
         with workspace.workspace("third", "demo"):
             assert (living.root / "dvc.yaml").exists()
@@ -267,6 +269,13 @@ def test_what_cannot_be_worked_on_is_one_line(main: Path, deployment: str, commi
     with pytest.raises(UserError, match=f"^{said}"), workspace.workspace("run", deployment, commit):
         pass
     assert not (main / ".retrain" / "run").exists()
+
+
+def test_an_objection_of_git_to_the_worktree_is_one_line(main: Path) -> None:
+    (main / ".git" / "worktrees").write_text("a file in the way")
+    with pytest.raises(UserError, match=r"/tree: git makes no worktree there \(fatal: .*worktrees"):
+        run_once()
+    assert [path.name for path in (main / ".retrain").iterdir()] == ["lock"]
 
 
 def test_an_objection_of_dvc_is_its_own_line(main: Path) -> None:

@@ -1,250 +1,24 @@
-"""The flow `retrain` as a user has it: honcho's servers and worker, deployments, plugs pulled out."""
+"""The flow `retrain` as a user has it: servers, worker, deployments; its faults, plugs pulled out."""
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-import mlflow
 import psutil
 import pytest
-import requests
-from registry_fixtures import free_port
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
 
-from .conftest import STAGES, Project, checkout, wait_for, write_data
+from .conftest import STAGES, Project, wait_for
+from .retrain_fixtures import ENDED_S, LONG, Servers, disturbed, undisturbed
+from .test_full_disk import fill
 
-# Long enough to be killed in, short enough to be finished.
-LONG = {"train.epochs": 40, "run.checkpoint_every_epochs": 1}
-DONE = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+pytest_plugins = ["end_to_end.retrain_fixtures"]
 PUBLISHED = {"dataset.source": "pix2pix/datasets.py", "dataset.name": "facades"}
-
-
-@dataclass
-class Servers:
-    """A running `make servers`: its project, the mirror of published sets, and who is told of failures."""
-
-    project: Project
-    api: str
-    mlflow: mlflow.MlflowClient
-    mirror: "Mirror"
-    chat: "Chat"
-
-    def post(self, path: str, **body: Any) -> Any:
-        return self._ask("POST", path, json=body)
-
-    def get(self, path: str) -> Any:
-        return self._ask("GET", path)
-
-    def _ask(self, method: str, path: str, **arguments: Any) -> Any:
-        with requests.Session() as session:
-            # While SQLite is busy the server answers 503, and Prefect's own clients ask again too.
-            patient = Retry(total=8, backoff_factor=0.3, status_forcelist=[503], allowed_methods=None)
-            session.mount("http://", HTTPAdapter(max_retries=patient))
-            answer = session.request(method, f"{self.api}{path}", timeout=30, **arguments)
-            answer.raise_for_status()
-            return answer.json()
-
-    def begin(self, **parameters: Any) -> str:
-        """Ask for a run of the quickstart's deployment, on the project's own parameters; its id."""
-        deployment = self.get("/deployments/name/retrain/quickstart")["id"]
-        parameters = {"preset": None, **parameters}
-        return str(self.post(f"/deployments/{deployment}/create_flow_run", parameters=parameters)["id"])
-
-    def ended(self, run: str, seconds: float = 240) -> dict[str, Any]:
-        """The run's final state."""
-        wait_for(lambda: self.get(f"/flow_runs/{run}")["state_type"] in DONE, seconds, every=0.5)
-        return dict(self.get(f"/flow_runs/{run}")["state"])
-
-    def said(self, run: str) -> str:
-        time.sleep(3)  # Logs are sent every other second.
-        logs = self.post("/logs/filter", logs={"flow_run_id": {"any_": [run]}}, limit=200)
-        return "\n".join(line["message"] for line in logs)
-
-    def tasks(self, run: str) -> dict[str, tuple[str, str | None]]:
-        found = self.post("/task_runs/filter", task_runs={"flow_run_id": {"any_": [run]}})
-        return {
-            # Between two tries the server tells the state's name alone.
-            item["name"].rpartition("-")[0]: (item["state_name"], (item["state"] or {}).get("message"))
-            for item in found
-        }
-
-    def artifacts(self, run: str) -> dict[str, Any]:
-        found = self.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
-        return {item["key"]: item for item in found}
-
-    def slots_taken(self) -> float:
-        return float(self.get("/v2/concurrency_limits/gpu")["active_slots"])
-
-    def versions(self) -> list[Any]:
-        return sorted(
-            self.mlflow.search_model_versions("name='tiny'"), key=lambda version: int(version.version)
-        )
-
-    def runs(self) -> list[Any]:
-        experiment = self.mlflow.get_experiment_by_name("tiny")
-        return self.mlflow.search_runs([experiment.experiment_id]) if experiment else []
-
-    def processes(self, run: str, what: str = "") -> list[psutil.Process]:
-        """The processes that work in the run's worktree, its dvc and its stages."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                line = " ".join(process.cmdline())
-                if (
-                    f"/{run}/" in process.cwd() + "/"
-                    and what in line
-                    and process.status() != psutil.STATUS_ZOMBIE
-                ):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
-    def trainer(self, run: str) -> psutil.Process:
-        """The run's trainer, once it has something to go on from."""
-        checkpoints = self.project.root / ".checkpoints"
-
-        def ready() -> psutil.Process | None:
-            for process in self.processes(run, "stages.train"):
-                written = [file.stat().st_mtime for file in checkpoints.glob("*/checkpoint.pt")]
-                # Not those of an earlier training.
-                if any(time_s > process.create_time() for time_s in written):
-                    return process
-            return None
-
-        found = wait_for(ready, 120)
-        assert isinstance(found, psutil.Process)
-        return found
-
-    def flow_process(self, run: str) -> psutil.Process:
-        """Above dvc and the trainer."""
-        return next(
-            process for process in self.trainer(run).parents() if "prefect" in " ".join(process.cmdline())
-        )
-
-    def nothing_is_left(self, run: str) -> bool:
-        return not self.processes(run) and self.slots_taken() == 0
-
-
-class Mirror(ThreadingHTTPServer):
-    """Answers as `refusals` say, one request each, and then with an archive of combined pairs."""
-
-    def __init__(self, archive: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.archive = archive
-        self.refusals: list[int] = []
-        self.asked: list[int] = []
-
-
-class _Answer(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        mirror = self.server
-        assert isinstance(mirror, Mirror)
-        etag = f'"{hashlib.sha256(mirror.archive).hexdigest()}"'
-        status = 304 if self.headers["If-None-Match"] == etag else 200
-        status = mirror.refusals.pop(0) if mirror.refusals else status
-        mirror.asked.append(status)
-        self.send_response(status)
-        self.send_header("ETag", etag)
-        self.send_header("Content-Length", str(len(mirror.archive) if status == 200 else 0))
-        self.end_headers()
-        if status == 200:
-            self.wfile.write(mirror.archive)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a failing test should show its own lines."""
-
-
-class Chat(ThreadingHTTPServer):
-    """Takes messages as chats do."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Inbox)
-        self.told: list[str] = []
-
-
-class _Inbox(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        assert isinstance(self.server, Chat)
-        assert self.headers["Content-Type"] == "application/json"
-        message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        assert list(message) == ["text"]
-        self.server.told.append(message["text"])
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a failing test should show its own lines."""
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """What `make servers` starts, on other ports, in a project of tiny parameters."""
-    folder = tmp_path_factory.mktemp("retrain")
-    write_data(folder / "data")
-    project = checkout(folder / "project", folder / "data")
-    shutil.make_archive(str(folder / "facades"), "gztar", folder / "data")
-    mirror, chat = Mirror((folder / "facades.tar.gz").read_bytes()), Chat()
-    for server in (mirror, chat):
-        Thread(target=server.serve_forever, daemon=True).start()
-    store, api = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}/api"
-    # A user's other ports are in the project's file; no variable names them in the commands below.
-    settings = project.root / "prefect.toml"
-    settings.write_text(settings.read_text().replace("http://127.0.0.1:4200/api", api))
-    project.run("git", "commit", "-q", "-a", "-m", "other ports")
-    variables = {
-        "MLFLOW_PORT": store.rpartition(":")[2],
-        "PREFECT_PORT": api.removesuffix("/api").rpartition(":")[2],
-        "MLFLOW_TRACKING_URI": store,
-        "PREFECT_API_URL": api,
-        "MLFLOW_ARTIFACTS": (project.root / "mlartifacts").as_uri(),
-        "PREFECT_HOME": str(project.root / ".prefect"),
-        "DO_NOT_TRACK": "true",
-        "PIX2PIX_MIRROR": f"http://127.0.0.1:{mirror.server_port}",
-        "PIX2PIX_WEBHOOK": f"http://127.0.0.1:{chat.server_port}/secret",
-        # The official addresses are out of reach, on any machine alike.
-        **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
-        "no_proxy": "127.0.0.1,localhost",
-    }
-    log = folder / "servers.log"
-    with log.open("w") as output:
-        honcho = subprocess.Popen(
-            [sys.executable, "-m", "honcho", "start"],
-            cwd=project.root,
-            env=project.environment(**variables),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        wait_for(lambda: "Worker 'here' started" in log.read_text() or honcho.poll() is not None, 240)
-        assert honcho.poll() is None, log.read_text()
-        yield Servers(project, api, mlflow.MlflowClient(store, store), mirror, chat)
-    finally:
-        mirror.shutdown()
-        chat.shutdown()
-        # The last test has ended it already.
-        under = [] if honcho.poll() is not None else psutil.Process(honcho.pid).children(recursive=True)
-        if under:
-            honcho.send_signal(signal.SIGINT)
-        honcho.wait(60)
-        _, alive = psutil.wait_procs(under, 20)
-        for process in alive:
-            process.kill()
-        assert not alive, f"Ctrl-C left {alive}"
 
 
 def state(project: Project) -> tuple[str, ...]:
@@ -534,31 +308,18 @@ def test_cancelling_ends_the_whole_tree_and_frees_the_slot(servers: Servers) -> 
     assert not (servers.project.root / ".retrain" / run).exists()
 
 
-def test_a_killed_trainer_and_a_killed_flow_end_crashed_and_the_next_run_goes_on(
+def test_killed_at_any_place_a_run_ends_crashed_and_the_next_goes_on_to_the_same_generator(
     servers: Servers, first: tuple[str, Any, bool]
 ) -> None:
-    run = servers.begin(overrides=LONG)
-    servers.trainer(run).kill()
-    ended = servers.ended(run, 180)
-    assert (ended["type"], ended["message"]) == ("CRASHED", "train: ended by SIGKILL")
-    assert servers.nothing_is_left(run)
-    assert not [found for found in servers.runs() if found.info.status == "RUNNING"]
-
-    run = servers.begin(overrides=LONG)
-    servers.trainer(run)
-    os.kill(servers.flow_process(run).pid, signal.SIGKILL)
-    wait_for(lambda: not servers.processes(run), 40)
-    assert servers.ended(run, 180)["type"] == "CRASHED"
-    assert not [found for found in servers.runs() if found.info.status == "RUNNING"]
-    assert (servers.project.root / ".retrain" / run).exists()
-
-    # Nobody gives the slot back: it is free when its lease has run out.
-    last = servers.begin(overrides=LONG)
-    assert servers.ended(last)["type"] == "COMPLETED"
-    assert "going on from the checkpoint at step" in servers.said(last)
+    """`make chaos` does this for every process at every stage."""
+    overrides = {**LONG, "train.seed": 5}
+    plugs = [("stage", "train"), ("flow", "train"), ("dvc", "export"), ("worker", "register")]
+    last = disturbed(servers, overrides, plugs)
     rows = servers.artifacts(last)["quickstart-metrics"]
     assert all(row["champion"] and row["difference"] for row in json.loads(rows["data"]))
-    assert [path.name for path in (servers.project.root / ".retrain").iterdir()] == ["lock"]
+    digest = servers.onnx_sha256()
+    assert servers.versions()[-1].tags["onnx_sha256"] == digest
+    assert undisturbed(servers, overrides) == digest
 
 
 def test_of_a_run_that_failed_or_crashed_a_chat_is_told_once_and_of_no_other(servers: Servers) -> None:
@@ -603,12 +364,140 @@ def test_the_automation_follows_its_file_and_the_variable_and_is_never_doubled(s
     assert again["enabled"] and again["trigger"]["match_related"] == as_started["trigger"]["match_related"]
 
 
-def test_the_death_of_the_worker_ends_its_flow_and_with_it_the_servers(servers: Servers) -> None:
-    """The last one: afterwards nothing answers any more."""
+def test_a_second_run_of_a_deployment_that_cancels_new_ones_is_refused(servers: Servers) -> None:
+    running = servers.begin("refusing", overrides={**LONG, "train.seed": 6})
+    servers.trainer(running)
+    refused = servers.ended(servers.begin("refusing"))
+    assert (refused["type"], refused["message"]) == ("CANCELLED", "Deployment concurrency limit reached.")
+    assert servers.ended(running)["type"] == "COMPLETED"
+    assert servers.nothing_is_left(running)
+
+
+# --- servers that are down ---------------------------------------------------------------------------
+
+
+def test_without_mlflow_it_trains_promotes_nothing_and_the_next_run_registers_without_training(
+    servers: Servers, first: tuple[str, Any, bool]
+) -> None:
+    before = [version.version for version in servers.versions()], servers.champion()
+    overrides = {**LONG, "train.seed": 7}
+    down = f"MLflow at {servers.store} does not answer; start it, or set MLFLOW_TRACKING_URI to one that runs"
+
+    during = servers.begin(overrides=overrides)
+    servers.trainer(during)
+    servers.end("mlflow")
+    try:
+        from_the_start = servers.begin(overrides={"train.seed": 8})
+        for run in (during, from_the_start):
+            ended = servers.ended(run)
+            assert (ended["type"], ended["message"]) == ("FAILED", down)
+            tasks = servers.tasks(run)
+            assert tasks.pop("register") == ("Failed", down)
+            assert {name for name, _ in tasks.values()} == {"Completed"}
+            assert "training goes on, the files are complete" in servers.said(run)
+        unchanged = servers.ended(servers.begin())
+        assert (unchanged["type"], unchanged["message"]) == ("FAILED", down)
+    finally:
+        servers.start("mlflow")
+    assert ([version.version for version in servers.versions()], servers.champion()) == before
+
+    run = servers.begin(overrides=overrides)
+    assert servers.ended(run)["type"] == "COMPLETED"
+    assert servers.tasks(run)["train"] == ("Completed", "unchanged, restored from cache")
+    assert servers.versions()[-1].tags["onnx_sha256"] == servers.onnx_sha256()
+    assert len(servers.versions()) == len(before[0]) + 1
+    assert not servers.unfinished_runs()
+
+
+def test_a_training_goes_on_while_prefects_server_is_restarted(servers: Servers) -> None:
+    run = servers.begin(overrides={**LONG, "train.seed": 9, "train.epochs": 150})
+    trainer = servers.trainer(run)
+    servers.end("prefect", signal.SIGTERM)
+    servers.start("prefect")
+    assert trainer.is_running()
+    assert servers.ended(run)["type"] == "COMPLETED"
+    assert servers.tasks(run)["train"] == ("Completed", "done")
+    wait_for(lambda: servers.nothing_is_left(run), ENDED_S)
+
+
+# --- a full disk -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(servers: Servers) -> Iterator[Path]:
+    """The folder of the worktrees on a file system that can be filled."""
+    place = servers.project.root / ".retrain"
+    place.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this system mounts no tmpfs for this user")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_fails_the_run_with_that_reason_and_the_champion_serves_on(
+    servers: Servers, first: tuple[str, Any, bool], small_disk: Path
+) -> None:
+    before = servers.champion()
+    while_training = servers.begin(overrides={**LONG, "train.seed": 10})
+    servers.trainer(while_training)
+    fill(small_disk)
+    assert_out_of_space(servers, while_training)
+    # What the first worktree has left is enough for another one and no more; then for none.
+    assert_out_of_space(servers, servers.begin())
+    fill(small_disk)
+    assert_out_of_space(servers, servers.begin())
+    assert servers.champion() == before
+    served = servers.project.root.parent / "served"
+    servers.project.pix2pix("pull", "--to", str(served), MLFLOW_TRACKING_URI=servers.store)
+    assert (served / "generator.onnx").exists()
+
+
+def assert_out_of_space(servers: Servers, run: str) -> None:
+    ended = servers.ended(run)
+    assert ended["type"] == "FAILED"
+    assert "No space left on device" in ended["message"] and "\n" not in ended["message"]
+    assert servers.worktrees() == []
+    assert servers.nothing_is_left(run)
+
+
+# --- the end -----------------------------------------------------------------------------------------
+
+
+def test_a_flow_that_lost_its_worker_and_its_server_ends_and_is_reported_by_the_next_worker(
+    servers: Servers,
+) -> None:
     run = servers.begin(overrides={**LONG, "train.seed": 4, "train.epochs": 5000})
     servers.trainer(run)
     flow = servers.flow_process(run)
-    worker = flow.parent()
-    assert worker is not None and "worker start" in " ".join(worker.cmdline())
-    worker.kill()
-    wait_for(lambda: not servers.processes(run) and not flow.is_running(), 180)
+    servers.end("worker")
+    servers.end("prefect")
+    wait_for(lambda: not servers.processes(run) and not flow.is_running(), ENDED_S)
+    servers.start("prefect", "worker")
+    assert servers.ended(run)["type"] == "CRASHED"
+
+
+def test_ctrl_c_on_honcho_ends_the_servers_and_a_training(servers: Servers) -> None:
+    servers.end_all()
+    log = servers.project.root.parent / "honcho.log"
+    with log.open("w") as output:
+        honcho = subprocess.Popen(
+            [sys.executable, "-m", "honcho", "start"],
+            cwd=servers.project.root,
+            env=servers.project.environment(**servers.variables),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_for(lambda: "Worker 'here' started" in log.read_text() or honcho.poll() is not None, 240)
+        assert honcho.poll() is None, log.read_text()
+        servers.trainer(servers.begin(overrides={**LONG, "train.seed": 11, "train.epochs": 5000}))
+    finally:
+        under = [process for process in servers.everything() if process.pid != honcho.pid]
+        honcho.send_signal(signal.SIGINT)
+        status = honcho.wait(ENDED_S)
+    _, alive = psutil.wait_procs(under, ENDED_S)
+    assert under and not alive
+    assert status == 130
