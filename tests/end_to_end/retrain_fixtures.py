@@ -60,6 +60,9 @@ class Servers:
             "MLFLOW_ARTIFACTS": (project.root / "mlartifacts").as_uri(),
             "PREFECT_HOME": str(project.root / ".prefect"),
             "DO_NOT_TRACK": "true",
+            # A server that is down is asked as often as always, but without MLflow's minutes in between.
+            "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+            "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
             "PIX2PIX_MIRROR": f"http://127.0.0.1:{mirror.server_port}",
             "PIX2PIX_WEBHOOK": f"http://127.0.0.1:{chat.server_port}/secret",
             # The official addresses are out of reach, on any machine alike.
