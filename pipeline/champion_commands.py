@@ -47,7 +47,7 @@ def approve(
     because: Because,
     reject: Annotated[bool, typer.Option("--reject", help="Say no: the challenger stays one.")] = False,
 ) -> None:
-    """Answer a retraining that asks whether its challenger becomes champion."""
+    """Say yes or no to a challenger, for a retraining that waits."""
     from . import approval
 
     quiet_libraries()

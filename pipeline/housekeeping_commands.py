@@ -35,7 +35,7 @@ def reproduce(
     ] = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Train again, whatever the cache holds.")] = False,
 ) -> None:
-    """Make a version once more from its commit and compare its digest.
+    """Make a version again from its commit and compare.
 
     It is restored from DVC's cache or remote, or trained again, in a worktree of its own. The same bits
     come out on the same kind of CPU with the same number of threads.

@@ -36,6 +36,9 @@ ARGUMENTS = {
     "rollback": [],
     "champions": [],
     "pull": [],
+    "approve": ["sensible-lemur", "--because", "it is better"],
+    "gc": [],
+    "reproduce": ["1"],
 }
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
 
