@@ -47,7 +47,7 @@ def approve(
     because: Because,
     reject: Annotated[bool, typer.Option("--reject", help="Say no: the challenger stays one.")] = False,
 ) -> None:
-    """Say yes or no to a challenger, for a retraining that waits."""
+    """Say yes or no to the challenger of a waiting run."""
     from . import approval
 
     quiet_libraries()
