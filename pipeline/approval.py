@@ -20,23 +20,28 @@ from prefect.flow_runs import pause_flow_run, resume_flow_run
 from prefect.input import RunInput
 from prefect.settings import PREFECT_API_URL
 from pydantic import Field
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from pix2pix.errors import UserError
 
 from . import promotion
+from .champions import MAX_REASON, reason_given
 
 NOBODY = "retrain"
 # Between two looks at whether somebody has answered.
 POLL_S = 3
 # Prefect fails a run that nobody answers; before that we answer ourselves.
 MARGIN_S = 600
+RETRY_S = 10
+# How Prefect says that a run waits no longer; the last where somebody answers in the same moment.
+_ANSWERED = (NotPausedError, FlowPauseTimeout, RuntimeError)
 
 
 class Approval(RunInput):
     """The form on Prefect's page."""
 
     approve: bool = Field(description="On: the challenger becomes champion. Off: it stays challenger.")
-    because: str = Field(min_length=1, max_length=500, description="Why; it is kept with the version.")
+    because: str = Field(min_length=1, max_length=MAX_REASON, description="Why; it is kept with the version.")
     by: str = Field(min_length=1, max_length=100, description="Your name.")
 
 
@@ -67,9 +72,17 @@ def ask(question: str, timeout_h: float) -> Approval:
 
 
 def _answer_unless_answered(run: UUID, answer: dict[str, object]) -> None:
-    # Somebody may answer in the same moment.
-    with suppress(Exception):
-        resume_flow_run(run, run_input=answer)
+    import httpx
+
+    # A server that is being restarted has until Prefect fails the run.
+    patient = Retrying(
+        retry=retry_if_exception_type(httpx.HTTPError),
+        stop=stop_after_delay(MARGIN_S - RETRY_S),
+        wait=wait_fixed(RETRY_S),
+        reraise=True,
+    )
+    with suppress(*_ANSWERED):
+        patient(resume_flow_run, run, run_input=answer)
 
 
 def answer(run: str, approve: bool, because: str) -> FlowRun:
@@ -79,18 +92,16 @@ def answer(run: str, approve: bool, because: str) -> FlowRun:
         run: its name or id.
 
     Raises:
-        UserError: no such run waits, or Prefect's server does not answer.
+        UserError: no such run waits, no reason, or Prefect's server does not answer.
     """
-    because = " ".join(because.split())
-    if not 1 <= len(because) <= 500:
-        raise UserError(f"--because: has {len(because)} characters; say why in 1 to 500")
+    because = reason_given(because)
     with _server():
         waiting = _paused(run)
         try:
             resume_flow_run(
                 waiting.id, run_input={"approve": approve, "because": because, "by": promotion.who()}
             )
-        except (NotPausedError, FlowPauseTimeout):
+        except _ANSWERED:
             raise UserError(f"{run}: has been answered meanwhile") from None
     return waiting
 

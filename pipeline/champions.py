@@ -17,7 +17,7 @@ def promote(name: str, version: str, because: str) -> promotion.Standing | None:
     Raises:
         UserError: no such version, its file cannot be had, no reason, or the store cannot be reached.
     """
-    because = _reason(because)
+    because = reason_given(because)
     if not re.fullmatch("[0-9]{1,9}", version):
         raise UserError(f"{version!r}: is no version; give the number that `make ui` shows")
     version = str(int(version))
@@ -57,7 +57,7 @@ def rollback(name: str, because: str = "") -> promotion.Standing:
                 "`pix2pix promote VERSION --because …` names any other"
             )
         delivery.pull(f"models:/{name}/{target}")
-        reason = _reason(because) if because.strip() else f"back from version {now.champion}"
+        reason = reason_given(because) if because.strip() else f"back from version {now.champion}"
         return promotion.place(client, name, target, "rollback", reason, now.champion)
 
 
@@ -67,7 +67,8 @@ def predecessor(client: Any, name: str, now: promotion.Standing) -> str | None:
     return next((version for version in passed if promotion.find(client, name, version) is not None), None)
 
 
-def _reason(because: str) -> str:
+def reason_given(because: str) -> str:
+    """A person's --because as one line; raises UserError where it is empty or longer than MAX_REASON."""
     because = " ".join(because.split())
     if not because:
         raise UserError("--because: is empty; say why, it is kept with the version")

@@ -134,25 +134,13 @@ def _stale_checkpoints() -> list[Path]:
     """Of trainings that nobody has gone on with for a long time."""
     oldest = time.time() - STALE_DAYS * 24 * 3600
     folders = (path for path in (lineage.home() / ".checkpoints").glob("*") if path.is_dir())
-    return [path for path in sorted(folders) if _touched(path) < oldest and not _is_held(path)]
+    return [
+        path for path in sorted(folders) if _touched(path) < oldest and not workspace.is_held(path / "lock")
+    ]
 
 
 def _touched(folder: Path) -> float:
     return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
-
-
-def _is_held(folder: Path) -> bool:
-    """Whether a training has it: the trainer holds the lock as long as it lives."""
-    # To open a lock that is not there would make it.
-    if not (folder / "lock").exists():
-        return False
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def _remove_checkpoints(folders: Iterable[Path]) -> None:

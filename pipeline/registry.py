@@ -91,7 +91,8 @@ def register(
             version = _create(mlflow, name, run_id, tags, card)
         else:
             _update(client, name, version, metrics, card)
-        done = _judge(client, name, version, metrics, gate.Policy.of(params.registry), measure)
+        candidate = _Candidate(client, name, version, metrics, gate.Policy.of(params.registry), measure)
+        done = _judge(candidate)
         done = replace(done, created=created)
         if done.held and promote:
             return _carry_out(client, done)
@@ -247,15 +248,21 @@ def _requirements() -> list[str]:
     return [f"{package}=={metadata.version(package)}" for package in ("mlflow", "numpy", "onnx", runtime)]
 
 
-def _judge(
-    client: Any,
-    name: str,
-    version: str,
-    metrics: Mapping[str, Any],
-    policy: gate.Policy,
-    measure: Measure | None,
-) -> Registered:
+@dataclass(frozen=True)
+class _Candidate:
+    """A version that is to be judged: where it is, what was measured of it, by which policy."""
+
+    client: Any
+    name: str
+    version: str
+    metrics: Mapping[str, Any]
+    policy: gate.Policy
+    measure: Measure | None
+
+
+def _judge(candidate: _Candidate) -> Registered:
     """What the version is to be: held where the gate would promote it; a champion stays one."""
+    client, name, version = candidate.client, candidate.name, candidate.version
     now = promotion.settle(client, name)
     if now.champion == version:
         return Registered(name, version, CHAMPION, _how_it_became(now), created=False)
@@ -263,7 +270,7 @@ def _judge(
     if tags.get("decision_kind") == DECLINED:
         done = Registered(name, version, CHALLENGER, tags["decision"], created=False)
     else:
-        decision = _decide(client, name, version, metrics, policy, measure, now)
+        decision = _decide(candidate, now)
         held = decision if decision.promote else None
         done = Registered(name, version, CHALLENGER, decision.reason, False, held, now.champion)
         said = f"to be made champion: {decision.reason}" if held else decision.reason
@@ -271,26 +278,17 @@ def _judge(
     return done
 
 
-def _decide(
-    client: Any,
-    name: str,
-    version: str,
-    metrics: Mapping[str, Any],
-    policy: gate.Policy,
-    measure: Measure | None,
-    now: promotion.Standing,
-) -> gate.Decision:
+def _decide(candidate: _Candidate, now: promotion.Standing) -> gate.Decision:
     """The gate's decision, but where a person has decided otherwise before."""
+    client, name, metrics, policy = candidate.client, candidate.name, candidate.metrics, candidate.policy
     champion = client.get_model_version(name, now.champion) if now.champion is not None else None
     measured = promotion.read_measurement(champion.tags.get("metrics", "")) if champion is not None else None
     decision = gate.decide(metrics, measured, policy)
-    if decision.measure_again and measure is not None:
-        decision = gate.decide(
-            metrics, _measured_again(client, name, version, champion, metrics, measure), policy
-        )
+    if decision.measure_again and candidate.measure is not None:
+        decision = gate.decide(metrics, _measured_again(candidate, champion, candidate.measure), policy)
     if decision.promote and now.champion is None and _was_withdrawn(client, name, now):
         return gate.Decision("rejected", "the champion was withdrawn by hand; only a person names the next")
-    if decision.promote and now.champion is not None and now.was_champion(version):
+    if decision.promote and now.champion is not None and now.was_champion(candidate.version):
         # It lost its place to a better one or by hand; running again must not undo that.
         return gate.Decision(
             "rejected", f"it was champion before version {now.champion}; only a person gives the place back"
@@ -334,24 +332,24 @@ def _was_withdrawn(client: Any, name: str, now: promotion.Standing) -> bool:
     return any(promotion.find(client, name, version) is not None for version in former)
 
 
-def _measured_again(
-    client: Any, name: str, version: str, champion: Any, metrics: Mapping[str, Any], measure: Measure
-) -> Mapping[str, Any]:
+def _measured_again(candidate: _Candidate, champion: Any, measure: Measure) -> Mapping[str, Any]:
     """The champion measured on the challenger's test split with its features; done once for each."""
-    kept = promotion.read_measurement(champion.tags.get(_measured_key(metrics), ""))
+    kept = promotion.read_measurement(champion.tags.get(_measured_key(candidate.metrics), ""))
     if kept:
         return kept
     log.info("measuring the champion, version %s, on this test split", champion.version)
     try:
-        found = measure(delivery.pull(f"models:/{name}/{champion.version}"))
+        found = measure(delivery.pull(f"models:/{candidate.name}/{champion.version}"))
     except tracking.Unreachable:
         raise
     except UserError as error:
         raise type(error)(
             f"the champion, version {champion.version}, cannot be measured on this test split: {error} "
-            f"(`pix2pix promote {version} --because …` replaces it by hand)"
+            f"(`pix2pix promote {candidate.version} --because …` replaces it by hand)"
         ) from error
-    client.set_model_version_tag(name, champion.version, _measured_key(found), _compact(found))
+    candidate.client.set_model_version_tag(
+        candidate.name, champion.version, _measured_key(found), _compact(found)
+    )
     return found
 
 

@@ -22,11 +22,11 @@ from . import commits, delivery, lineage, promotion, tracking, workspace
 from .commits import COMMIT_TAG
 from .registry import WARM_START_TAG, version_of
 from .repro import StageFailed
-from .stage_process import StageProcesses
+from .stage_process import TRAIN, StageProcesses
 from .workspace import Workspace
 
 ONNX, WEIGHTS = Path("models/generator.onnx"), Path("models/generator.safetensors")
-TRAINS, EXPORTS = "train", "export"
+EXPORT = "export"
 _MACHINE = {"cpu": "CPU", "cpu_count": "cores", "python": "Python", "torch": "torch"}
 
 Tell = Callable[[str], None]
@@ -215,8 +215,8 @@ def _make(made: Workspace, wanted: Wanted, tell: Tell) -> str:
     """
     begun = monotonic()
     _set_apart(made)
-    graph = made.graph(EXPORTS)
-    before = _before(graph, TRAINS)
+    graph = made.graph(EXPORT)
+    before = _before(graph, TRAIN)
     stages, ran = StageProcesses(made.root), list[str]()
 
     def make(stage: str) -> None:
@@ -224,13 +224,13 @@ def _make(made: Workspace, wanted: Wanted, tell: Tell) -> str:
             return
         for needed in sorted(graph[stage]):
             make(needed)
-        if stage == TRAINS:
+        if stage == TRAIN:
             _refuse_other_data(made, wanted)
             deliver_start(wanted)
         _run(stages, stage, force=stage not in before, tell=tell)
         ran.append(stage)
 
-    make(EXPORTS)
+    make(EXPORT)
     if not _is_same(made, wanted, [ONNX]):
         raise UserError(
             f"{wanted}: trained again from commit {wanted.commit[:12]}, {ONNX} has SHA-256 "

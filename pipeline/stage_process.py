@@ -19,6 +19,8 @@ from .registry import PROMOTE_VARIABLE
 from .repro import OUTCOME_VARIABLE
 from .workspace import dvc_command, dvc_environment, with_full_disk
 
+# The stage that makes a generator out of pairs.
+TRAIN = "train"
 # A trainer that is asked to stop finishes its step and writes a checkpoint.
 GRACE_S = 10.0
 _MISTAKE = "error: "

@@ -14,7 +14,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from pix2pix.errors import UserError
 
 from . import crashes, notification
-from .flows import GPU_LIMIT
+from .stage_tasks import GPU_LIMIT
 
 WORK_POOL = "pix2pix"
 # The first start makes two databases, on a busy machine one after the other.

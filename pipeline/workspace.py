@@ -1,4 +1,4 @@
-"""The git worktree that a scheduled run works in, and the commit it leaves. Nobody's tree is touched."""
+"""The git worktree that a scheduled run works in. Nobody's tree is touched."""
 
 import errno
 import os
@@ -6,8 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +16,14 @@ from filelock import FileLock, Timeout
 
 from pix2pix.errors import UserError
 from pix2pix.files import named_failure
-from pix2pix.params import PARAMS_FILE, Params, load, read_yaml
+from pix2pix.params import PARAMS_FILE, Params, load
 
-from . import lineage, presets
-from .commits import BRANCHES, git, git_bytes, identity, inherited
+from . import lineage, presets, retrain_branch
+from .commits import BRANCHES, git, inherited
 
 FOLDER = Path(".retrain")
-LOCK_FILE = Path("dvc.lock")
-# As git wants an old value that is not there yet.
-_NO_COMMIT = "0" * 40
 # Less is not enough for a single cached file and dvc's own notes.
 _FULL_BYTES = 2**20
-# Another run moved the branch in between; each of them needs one more try.
-_RACES = 20
 
 
 @dataclass(frozen=True)
@@ -119,10 +113,10 @@ def workspace(name: str, deployment: str, commit: str = "HEAD") -> Iterator[Work
     """
     branch = f"{BRANCHES}/{deployment}"
     top, _, _ = _origin(commit)
-    _refuse_branch(top, branch)
+    retrain_branch.refuse(top, branch)
     with detached(name, commit, branch) as made:
         with named_failure(made.root):
-            _take_over(made)
+            retrain_branch.take_over(made)
         yield made
 
 
@@ -203,21 +197,6 @@ def set_params(made: Workspace, preset: str | None, overrides: Mapping[str, Any]
     return load(made.root / PARAMS_FILE)
 
 
-def last_params(made: Workspace) -> Mapping[str, Any]:
-    """What the branch's last run wrote into its params.yaml; empty where there was none."""
-    tip = _tip(made)
-    if tip is None:
-        return {}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / PARAMS_FILE.name
-        try:
-            file.write_bytes(git_bytes(made.root, "cat-file", "blob", f"{tip}:./{PARAMS_FILE}"))
-        except subprocess.CalledProcessError:
-            return {}
-        values: Mapping[str, Any] = read_yaml(file)
-    return values
-
-
 # --- the worktree ------------------------------------------------------------------------------------
 
 
@@ -234,18 +213,6 @@ def _origin(commit: str) -> tuple[Path, Path, str]:
     except subprocess.CalledProcessError:
         raise UserError(f"{commit}: is no commit of {home}") from None
     return Path(top), Path(inside), sha
-
-
-def _refuse_branch(top: Path, branch: str) -> None:
-    try:
-        git(top, "check-ref-format", "--branch", branch)
-    except subprocess.CalledProcessError:
-        raise UserError(f"{branch}: cannot name a branch; give the deployment a plainer name") from None
-    if f"branch refs/heads/{branch}" in git(top, "worktree", "list", "--porcelain").splitlines():
-        raise UserError(
-            f"{branch}: is checked out, and a run's commit would change what git says of that tree; "
-            f"`git switch --detach` there"
-        )
 
 
 def _add_worktree(top: Path, tree: Path, sha: str) -> None:
@@ -282,20 +249,6 @@ def _share_cache(root: Path) -> None:
         ours["cache"]["dir"] = cache
 
 
-def _take_over(made: Workspace) -> None:
-    tip = _tip(made)
-    if tip is None:
-        return
-    for file in (LOCK_FILE, *small_reports(made.root)):
-        try:
-            content = git_bytes(made.root, "cat-file", "blob", f"{tip}:./{file.as_posix()}")
-        except subprocess.CalledProcessError:
-            # A stage or a report that came later.
-            continue
-        (made.root / file).parent.mkdir(parents=True, exist_ok=True)
-        (made.root / file).write_bytes(content)
-
-
 def _comings_and_goings(place: Path) -> FileLock:
     place.mkdir(exist_ok=True)
     return FileLock(place / "lock")
@@ -317,18 +270,25 @@ def leave_trace(name: str) -> None:
 
 def _split(place: Path) -> tuple[list[Path], list[Path]]:
     """The folders of crashed and of living runs."""
-    gone, living = [], []
+    gone: list[Path] = []
+    living: list[Path] = []
     for folder in sorted(path for path in place.iterdir() if path.is_dir()):
-        lock = FileLock(folder / "lock")
-        try:
-            # A lock ends with its process, however that ends.
-            lock.acquire(timeout=0)
-        except Timeout:
-            living.append(folder)
-        else:
-            lock.release()
-            gone.append(folder)
+        (living if is_held(folder / "lock") else gone).append(folder)
     return gone, living
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a living process holds a lock; it ends with its process, however that ends."""
+    # To open a lock that is not there would make it.
+    if not lock.exists():
+        return False
+    probe = FileLock(lock)
+    try:
+        probe.acquire(timeout=0)
+    except Timeout:
+        return True
+    probe.release()
+    return False
 
 
 def _remove(folder: Path, top: Path) -> None:
@@ -337,78 +297,6 @@ def _remove(folder: Path, top: Path) -> None:
         git(top, "worktree", "remove", "--force", "--force", str(folder / "tree"))
     shutil.rmtree(folder, ignore_errors=True)
     git(top, "worktree", "prune")
-
-
-# --- the commit --------------------------------------------------------------------------------------
-
-
-def small_reports(root: Path) -> list[Path]:
-    """What dvc.yaml leaves to git: the outputs with `cache: false`."""
-    stages = read_yaml(root / "dvc.yaml").get("stages", {})
-    entries = [
-        entry
-        for stage in stages.values()
-        for kind in ("outs", "metrics", "plots")
-        for entry in stage.get(kind, [])
-        if isinstance(entry, dict)
-    ]
-    return [Path(path) for entry in entries for path, given in entry.items() if given.get("cache") is False]
-
-
-def leave_commit(made: Workspace, message: str) -> str:
-    """Write params.yaml, dvc.lock and the small reports as a commit on the workspace's branch.
-
-    Its parents are the branch's tip, if there is one, and the code's commit. No index and no tree is
-    touched, and of two runs that end together none loses its commit. A tip that already says the same of
-    the same code is left as it is.
-
-    Returns:
-        The commit's name in full.
-
-    Raises:
-        UserError: the branch was checked out meanwhile, or is moved faster than it can be followed.
-    """
-    files = [PARAMS_FILE, LOCK_FILE, *small_reports(made.root)]
-    tree = _tree(made, [file for file in files if (made.root / file).is_file()])
-    for _ in range(_RACES):
-        tip = _tip(made)
-        if tip and _says_the_same(made, tip, tree):
-            return tip
-        parents = [part for parent in (tip, made.commit) if parent for part in ("-p", parent)]
-        new = git(made.root, "commit-tree", tree, *parents, "-m", message, **identity(made.root))
-        # Here too: it may have been checked out while the stages ran.
-        _refuse_branch(made.root, made.branch)
-        try:
-            git(made.root, "update-ref", f"refs/heads/{made.branch}", new, tip or _NO_COMMIT)
-        except subprocess.CalledProcessError:
-            continue
-        return new
-    raise UserError(f"{made.branch}: other runs keep moving it; run again")
-
-
-def _tip(made: Workspace) -> str | None:
-    try:
-        return git(made.root, "rev-parse", "--verify", "--quiet", f"refs/heads/{made.branch}")
-    except subprocess.CalledProcessError:
-        return None
-
-
-def _says_the_same(made: Workspace, tip: str, tree: str) -> bool:
-    of_tip, *parents = git(made.root, "show", "-s", "--format=%T %P", tip).split()
-    return of_tip == tree and made.commit in parents
-
-
-def _tree(made: Workspace, files: Iterable[Path]) -> str:
-    """The code's tree with these files as they lie in the worktree, by way of an index of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        git(made.root, "read-tree", made.commit, **index)
-        inside = git(made.root, "rev-parse", "--show-prefix")
-        for file in files:
-            blob = git(made.root, "hash-object", "-w", "--", str(file))
-            entry = f"100644,{blob},{inside}{file.as_posix()}"
-            git(made.root, "update-index", "--add", "--cacheinfo", entry, **index)
-        return git(made.root, "write-tree", **index)
 
 
 def has_remote(made: Workspace) -> bool:

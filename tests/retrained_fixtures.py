@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from registry_fixtures import MODEL_NAME
 
-from pipeline import lineage, tracking, workspace
+from pipeline import lineage, retrain_branch, tracking, workspace
 from pipeline.commits import COMMIT_TAG
 from pix2pix.files import sha256_file
 
@@ -93,7 +93,7 @@ class Retrained:
                 made, None, {key.replace("__", "."): value for key, value in overrides.items()}
             )
             made.dvc("repro")
-            commit = workspace.leave_commit(made, f"seed {overrides.get('train__seed', 1)}")
+            commit = retrain_branch.leave_commit(made, f"seed {overrides.get('train__seed', 1)}")
             return {**describe(made.root), COMMIT_TAG: commit}
 
     def register(self, *tags: dict[str, str], name: str = MODEL_NAME) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline import flows, outcome
-from pipeline.flows import share_done
+from pipeline import flows, outcome, stage_tasks
+from pipeline.stage_tasks import share_done
 from pipeline.workspace import Workspace
 
 PROJECT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def made(tmp_path: Path) -> Workspace:
 
 
 def test_every_stage_of_the_graph_is_run_after_those_it_needs(made: Workspace) -> None:
-    plan = flows._Plan(made.graph(), set(), force=False)
+    plan = stage_tasks.Plan(made.graph(), set(), force=False)
     assert sorted(plan.order) == sorted(STAGES)
     for stage, needed in plan.graph.items():
         assert all(plan.order.index(other) < plan.order.index(stage) for other in needed)
@@ -70,13 +70,13 @@ def test_a_stage_that_is_added_to_dvc_yaml_is_in_the_graph_with_no_other_change(
 
 def test_what_depends_on_a_stage_that_runs_is_looked_at_and_the_rest_is_settled() -> None:
     graph: dict[str, set[str]] = {"a": set(), "b": {"a"}, "c": {"b"}, "d": {"a"}}
-    assert flows._Plan(graph, {"a", "c", "d"}, force=False).to_run == ["b", "c"]
-    assert flows._Plan(graph, set(graph), force=False).to_run == []
-    assert sorted(flows._Plan(graph, set(graph), force=True).to_run) == sorted(graph)
+    assert stage_tasks.Plan(graph, {"a", "c", "d"}, force=False).to_run == ["b", "c"]
+    assert stage_tasks.Plan(graph, set(graph), force=False).to_run == []
+    assert sorted(stage_tasks.Plan(graph, set(graph), force=True).to_run) == sorted(graph)
 
 
 def test_where_nothing_is_there_yet_nothing_is_settled(made: Workspace) -> None:
-    assert flows._settled(made) == set()
+    assert stage_tasks.settled(made) == set()
 
 
 def metrics(l1: float) -> dict[str, Any]:

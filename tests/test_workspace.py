@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from pipeline import lineage, workspace
-from pipeline.workspace import Workspace, leave_commit
+from pipeline import lineage, retrain_branch, workspace
+from pipeline.retrain_branch import leave_commit
+from pipeline.workspace import Workspace
 from pix2pix.errors import UserError
 from pix2pix.params import read_yaml
 
@@ -168,7 +169,7 @@ def test_of_two_runs_that_end_together_none_loses_its_commit(main: Path) -> None
 
 def test_a_branch_that_is_moved_in_between_is_followed(main: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tips: list[str | None] = []
-    real = workspace._tip
+    real = retrain_branch._tip
 
     def raced(made: Workspace) -> str | None:
         found = real(made)
@@ -181,7 +182,7 @@ def test_a_branch_that_is_moved_in_between_is_followed(main: Path, monkeypatch: 
 
     with workspace.workspace("run", "demo") as made:
         (made.root / "reports" / "bytes.json").write_text("7")
-        monkeypatch.setattr(workspace, "_tip", raced)
+        monkeypatch.setattr(retrain_branch, "_tip", raced)
         commit = leave_commit(made, "ours")
     assert len(tips) == 2 and tips[0] is None
     assert git(main, "show", "-s", "--format=%s", f"{commit}^") == "other"
@@ -341,8 +342,8 @@ def test_a_relative_source_that_git_does_not_have_is_looked_for_in_the_main_chec
 
 def test_the_parameters_of_the_branchs_last_run_are_known_to_the_next(main: Path) -> None:
     with workspace.workspace("first", "demo") as made:
-        assert workspace.last_params(made) == {}
+        assert retrain_branch.last_params(made) == {}
     run_once(train__epochs=3)
     with workspace.workspace("next", "demo") as made:
-        assert workspace.last_params(made)["train"]["epochs"] == 3
+        assert retrain_branch.last_params(made)["train"]["epochs"] == 3
         assert workspace.load(made.root / "params.yaml").train.epochs != 3

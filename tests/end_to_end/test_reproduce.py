@@ -14,11 +14,11 @@ from .conftest import Project, checkout, store, write_data
 # What a scheduled run does after its stages, with other epochs than the committed ones.
 RETRAIN = """
 import pathlib, contextlib
-from pipeline import outcome, registry, workspace
+from pipeline import outcome, registry, retrain_branch, workspace
 with workspace.workspace("run", "demo") as made:
     params = workspace.set_params(made, None, {"train.epochs": 3})
     made.dvc("repro", "export", "evaluate")
-    commit = workspace.leave_commit(made, "retrained")
+    commit = retrain_branch.leave_commit(made, "retrained")
     with contextlib.chdir(made.root):
         outcome.tag_commit(registry.register(params, "# a card"), commit)
 """

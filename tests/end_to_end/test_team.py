@@ -4,12 +4,13 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -17,9 +18,12 @@ import registry_fixtures
 from registry_fixtures import CHAMPION_URI, MODEL_NAME, free_port, kill_group
 from team_fixtures import ROOT, Composed, Postgres, composed, environment
 
-from pipeline import delivery, lineage, registry
+from pipeline import delivery, gate, lineage, registry
+from pix2pix import params
 from pix2pix.errors import UserError
 from pix2pix.files import sha256_file
+
+from .conftest import checkout, wait_for, write_data
 
 pytest_plugins = ["registry_fixtures", "team_fixtures"]
 
@@ -156,47 +160,105 @@ def test_variables_alone_give_a_repository_the_remote_on_s3(tmp_path: Path, s3: 
 
 # --- Prefect -----------------------------------------------------------------------------------------
 
-FLOW = """
-    import sys
-    from pathlib import Path
-    from prefect import flow, get_client, task
-    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-    from prefect.concurrency.sync import concurrency
 
-    @task
-    def double(x: int) -> int:
-        return 2 * x
+class Worker:
+    """A checkout with the team's variables, and the worker that compose.yaml runs in it."""
 
-    @flow(name="tiny")
-    def tiny() -> int:
-        with concurrency("gpu", strict=True, timeout_seconds=30):
-            leases = [path for path in Path(sys.argv[1]).glob("*.json") if path.name != "expirations.json"]
-            assert len(leases) == 1, leases
-            return double(21)
+    def __init__(self, folder: Path, mlflow_server: Composed, prefect_server: Composed, s3: str) -> None:
+        write_data(folder / "data")
+        self.project = checkout(folder / "project", folder / "data")
+        service = composed()["worker"]
+        self.variables = self.project.environment(
+            **environment(
+                service,
+                AWS_ENDPOINT_URL=s3,
+                MLFLOW_TRACKING_URI=mlflow_server.url,
+                PREFECT_API_URL=f"{prefect_server.url}/api",
+                PREFECT_HOME=str(folder / "prefect"),
+                DVC_SYSTEM_CONFIG_DIR=service["environment"]["DVC_SYSTEM_CONFIG_DIR"].replace(
+                    "/project", str(self.project.root)
+                ),
+                DVC_SITE_CACHE_DIR=str(folder / "site"),
+            )
+        )
+        self.log = folder / "worker.log"
 
-    with get_client(sync_client=True) as client:
-        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="gpu", limit=1))
-    assert tiny() == 42
-"""
+    def prefect(self, *arguments: str) -> str:
+        """A command as docs/team.md types it."""
+        command = (sys.executable, "-m", "prefect", "--no-prompt", *arguments)
+        return self.project.run(*command, **self.variables).stdout
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """The worker's process, from the image's own command."""
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                image_command(),
+                cwd=self.project.root,
+                env=self.variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def retrain(self, **overrides: Any) -> str:
+        """A run of a deployment, watched to its end; the name of its last state."""
+        parameters = json.dumps({"preset": None, "overrides": overrides})
+        said = self.prefect("deployment", "run", "retrain/quickstart", "--params", parameters, "--watch")
+        found = re.search(r"finished successfully in '(\w+)'", said)
+        assert found, f"{said}\n{self.log.read_text()}"
+        return found[1]
 
 
-def test_prefect_runs_flows_on_postgresql_and_keeps_its_leases_in_files(
-    prefect_server: Composed, postgres: Postgres, tmp_path: Path
+def image_command() -> list[str]:
+    """What the image runs by default."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("CMD ")]
+    command: list[str] = json.loads(line.removeprefix("CMD "))
+    return command
+
+
+def test_a_worker_retrains_and_the_gate_decides_on_postgresql_and_s3(
+    mlflow_server: Composed, prefect_server: Composed, postgres: Postgres, s3: str, tmp_path: Path
 ) -> None:
-    client = {"PREFECT_API_URL": f"{prefect_server.url}/api", "PREFECT_HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(FLOW), prefect_server.folder / "concurrency_leases"],
-        cwd=tmp_path,
-        env=environment({"environment": client}),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    states = "SELECT flow.name, flow_run.state_type FROM flow_run JOIN flow ON flow.id = flow_run.flow_id"
-    assert postgres.sql("prefect", states) == ["tiny|COMPLETED"]
+    team = Worker(tmp_path, mlflow_server, prefect_server, s3)
+    worker = team.start()
+    try:
+        # The worker makes the pool that the deployments are for.
+        wait_for(lambda: "started" in team.log.read_text() or worker.poll() is not None, 60)
+        team.prefect("gcl", "create", "gpu", "--limit", "1")
+        team.prefect("deploy", "--all")
+        assert team.retrain() == "Completed"
+        assert postgres.sql("mlflow", ALIASES) == ["champion|1"]
+        # The gate on two measurements from PostgreSQL, and what became of its decision there.
+        assert team.retrain(**{"train.epochs": 4}) == "Completed"
+        assert team.retrain(**{"train.epochs": 4}) == "Unchanged"
+    finally:
+        kill_group(worker)
+    first, second = version_tags(postgres, "1"), version_tags(postgres, "2")
+    assert first["decision_kind"] == "first"
+    policy = gate.Policy.of(params.load(team.project.root / "params.yaml").registry)
+    decided = gate.decide(json.loads(second["metrics"]), json.loads(first["metrics"]), policy)
+    assert (second["decision_kind"], second["decision"]) == (decided.kind, decided.reason)
+    assert ("champion|2" in postgres.sql("mlflow", ALIASES)) == decided.promote
+    # The commit that the version names is here, and what DVC keeps for it is in the team's remote.
+    tip = team.project.run("git", "rev-parse", "retrain/quickstart").stdout.strip()
+    assert second["retrain_commit"] == tip
+    assert second["onnx_sha256"] in bucket(s3, "pix2pix-dvc").values()
+    # Prefect has all of it in PostgreSQL, and who held the slot was kept in files.
+    assert postgres.sql("prefect", "SELECT state_type FROM flow_run") == ["COMPLETED"] * 3
     assert postgres.sql("prefect", "SELECT name, active_slots FROM concurrency_limit_v2") == ["gpu|0"]
+    assert (prefect_server.folder / "concurrency_leases" / "expirations.json").exists()
+
+
+ALIASES = "SELECT alias, version FROM registered_model_aliases WHERE name = 'tiny' AND alias = 'champion'"
+
+
+def version_tags(postgres: Postgres, version: str) -> dict[str, str]:
+    rows = postgres.sql(
+        "mlflow", f"SELECT key, value FROM model_version_tags WHERE name = 'tiny' AND version = {version}"
+    )
+    return {key: value for key, _, value in (row.partition("|") for row in rows)}
 
 
 def test_the_image_s_health_check_follows_the_worker(prefect_server: Composed, tmp_path: Path) -> None:
@@ -211,10 +273,7 @@ def test_the_image_s_health_check_follows_the_worker(prefect_server: Composed, t
             }
         }
     )
-    lines = (ROOT / "Dockerfile").read_text().splitlines()
-    command: list[str] = json.loads(
-        next(line for line in lines if line.startswith("CMD ")).removeprefix("CMD ")
-    )
+    command = image_command()
 
     def healthy(first_process: list[str]) -> bool:
         (tmp_path / "cmdline").write_bytes(b"".join(f"{part}\0".encode() for part in first_process))
