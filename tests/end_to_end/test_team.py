@@ -161,12 +161,18 @@ def test_variables_alone_give_a_repository_the_remote_on_s3(tmp_path: Path, s3: 
 # --- Prefect -----------------------------------------------------------------------------------------
 
 
+MODEL = "retrained"
+
+
 class Worker:
     """A checkout with the team's variables, and the worker that compose.yaml runs in it."""
 
     def __init__(self, folder: Path, mlflow_server: Composed, prefect_server: Composed, s3: str) -> None:
         write_data(folder / "data")
         self.project = checkout(folder / "project", folder / "data")
+        # The registry is shared with the other tests of the team.
+        self.project.set(registry={"model_name": MODEL})
+        self.project.run("git", "commit", "-q", "-a", "-m", "a name of its own")
         service = composed()["worker"]
         self.variables = self.project.environment(
             **environment(
@@ -254,12 +260,12 @@ def test_a_worker_retrains_and_the_gate_decides_on_postgresql_and_s3(
     assert (prefect_server.folder / "concurrency_leases" / "expirations.json").exists()
 
 
-ALIASES = "SELECT alias, version FROM registered_model_aliases WHERE name = 'tiny' AND alias = 'champion'"
+ALIASES = f"SELECT alias, version FROM registered_model_aliases WHERE name = '{MODEL}' AND alias = 'champion'"
 
 
 def version_tags(postgres: Postgres, version: str) -> dict[str, str]:
     rows = postgres.sql(
-        "mlflow", f"SELECT key, value FROM model_version_tags WHERE name = 'tiny' AND version = {version}"
+        "mlflow", f"SELECT key, value FROM model_version_tags WHERE name = '{MODEL}' AND version = {version}"
     )
     return {key: value for key, _, value in (row.partition("|") for row in rows)}
 
