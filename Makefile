@@ -1,6 +1,7 @@
 # make repro   from a fresh clone to a registered generator
 # make test    the whole test suite          make lint    formatting, lint, types, Dockerfile
 # make chaos   plugs pulled out of scheduled runs, every one at every stage; most of an hour
+# make fuzz    readers of strangers' files against changed bytes: FUZZ_SECONDS each, 600 unless told
 # make ui      the MLflow page on port 5000  make clean   stale checkpoints and caches of tools
 # make servers MLflow, Prefect and a worker for scheduled retraining; other ports: MLFLOW_PORT, PREFECT_PORT;
 #              PIX2PIX_WEBHOOK: a chat that is told of failed runs
@@ -18,7 +19,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: repro test chaos lint ui servers clean lock
+.PHONY: repro test chaos fuzz lint ui servers clean lock
 
 repro: $(VENV)/.installed
 	@pix2pix repro
@@ -28,6 +29,10 @@ test: $(VENV)/.installed
 
 chaos: $(VENV)/.installed
 	@python -m pytest -n 0 -m chaos
+
+FUZZ_SECONDS ?= 600
+fuzz: $(VENV)/.installed
+	@python -m fuzzing --seconds $(FUZZ_SECONDS)
 
 lint: $(VENV)/.installed
 	@ruff format --check . && ruff check . && mypy && hadolint Dockerfile
@@ -49,6 +54,7 @@ servers: $(VENV)/.installed
 
 clean:
 	@test ! -d .checkpoints || test ! -x $(BIN)/python || $(BIN)/python -m stages.train --remove-stale
+	@rm -rf data/.prepare
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 
 # Pinned for every platform; run it where no private index or wheel folder is set.

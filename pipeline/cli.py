@@ -2,10 +2,10 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -21,6 +21,7 @@ from .champion_commands import quiet_libraries
 
 if TYPE_CHECKING:
     from pix2pix.description import Description
+    from pix2pix.tiling import TiledTranslator
 
 WEIGHTS = Path("models/generator.safetensors")
 
@@ -67,6 +68,69 @@ def preset(
     for change in changes:
         console.print(f"  {change}", markup=False)
     console.print(f"params.yaml is now {name}" + ("" if changes else " (it was already)"), markup=False)
+
+
+@app.command()
+def init_dataset(
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A folder of images, or a .tar.gz, .tgz, .tar or .zip.")
+    ],
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the preset, the data and the model.")
+    ] = "mine",
+    derive: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="For photos alone, the input made from each: edges, grayscale, blur, downscale or mask.",
+            show_default=False,
+        ),
+    ] = "none",
+    combined: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="side-by-side or stacked: how combined images hold A and B.",
+            show_default="found out",
+        ),
+    ] = "",
+    like: Annotated[
+        str,
+        typer.Option(metavar="PRESET", help="Whose recipe to take; facades is the paper's, for a GPU."),
+    ] = "facades-small",
+    force: Annotated[bool, typer.Option("--force", help="Replace a preset of that name.")] = False,
+) -> None:
+    """Look at pairs of your own; write a preset for them."""
+    from . import own_data
+
+    with console.status(f"looking at {path}"):
+        written = own_data.init_dataset(
+            path, name=name, derive=derive, combined=combined, like=like, force=force
+        )
+    for line in written.lines:
+        console.print(line, markup=False)
+    console.print()
+    console.print(f"next      pix2pix preset {name}", markup=False)
+    console.print("          dvc repro prepare     # reports/data.png shows what goes in", markup=False)
+    console.print("          dvc repro", markup=False)
+
+
+@app.command()
+def drift(
+    revision: Annotated[str, typer.Argument(metavar="REVISION", help="A branch, tag or commit.")] = "HEAD",
+) -> None:
+    """Compare the data here with those of a commit."""
+    from pix2pix import data_drift
+
+    from . import drift as module
+
+    found, picture = module.drift(revision)
+    if picture is None:
+        console.print(f"the same data as {revision}", markup=False)
+        return
+    for line in data_drift.lines(found):
+        console.print(line, markup=False)
+    console.print(f"{'picture':15}{picture}", markup=False)
 
 
 @app.command()
@@ -123,25 +187,50 @@ def translate(
         int | None,
         typer.Option(metavar="SEED", min=0, max=2**63 - 1, help="Of the samples.", show_default="1"),
     ] = None,
+    tile: Annotated[
+        int,
+        typer.Option(
+            metavar="PX",
+            min=0,
+            help="Translate large images in square tiles of this side.",
+            show_default="0, which takes each image whole",
+        ),
+    ] = 0,
+    overlap: Annotated[
+        int | None,
+        typer.Option(metavar="PX", min=0, help="Blend this much of neighbouring tiles.", show_default="64"),
+    ] = None,
+    statistics: Annotated[
+        Literal["image", "tile"] | None,
+        typer.Option(
+            help="Of the normalisation in tiles. image: the whole image's, without seams. "
+            "tile: each tile's own, in a fifth of the time, and tiles differ in colour.",
+            show_default="image",
+        ),
+    ] = None,
 ) -> None:
     """Translate images at their own size."""
     from . import translation
 
     quiet_libraries()
+    if not tile and (overlap is not None or statistics):
+        raise UserError(f"{'--statistics' if statistics else '--overlap'}: has a meaning with --tile only")
     if samples:
+        if tile:
+            raise UserError("--tile: has no meaning with --samples, which draws each image whole")
         if model.startswith("models:/"):
             raise UserError(f"{model}: is an ONNX file, which cannot be drawn from; give a file.safetensors")
         from pix2pix.sampling import Sampler
 
-        drawn = translation.draw(
-            inputs, output, Sampler(Path(model or WEIGHTS)), samples, 1 if seed is None else seed
-        )
+        sampler = Sampler(Path(model or WEIGHTS))
+        seed = 1 if seed is None else seed
+        drawn = translation.draw(inputs, output, sampler, samples, seed, sampler.input, sampler.target)
         console.print(f"{samples} samples of {_counted(drawn)} drawn to {output}", markup=False)
         return
     if seed is not None:
         raise UserError("--seed: has a meaning with --samples only; the exported file is deterministic")
     uri = model or f"models:/{_params().registry.model_name}@champion"
-    written = translation.translate(inputs, output, uri)
+    written = translation.translate(inputs, output, uri, _tiled(tile, overlap, statistics) if tile else None)
     console.print(f"{_counted(written)} translated to {output}", markup=False)
 
 
@@ -196,6 +285,15 @@ def ui(
     store = ["--backend-store-uri", tracking.store_uri()]
     command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, command)
+
+
+def _tiled(
+    tile_px: int, overlap_px: int | None, statistics: Literal["image", "tile"] | None
+) -> "Callable[[Path], TiledTranslator]":
+    from pix2pix.tiling import TiledTranslator
+
+    overlap_px = 64 if overlap_px is None else overlap_px
+    return partial(TiledTranslator, tile_px=tile_px, overlap_px=overlap_px, statistics=statistics or "image")
 
 
 def _table(network: "Description") -> Table:

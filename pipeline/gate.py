@@ -157,7 +157,10 @@ def _scale(challenger: Mapping[str, Any], metric: str, old: float) -> float:
 
 
 def _percent(part: float, whole: float) -> str:
-    return f"{100 * (part / whole):.3g} %" if whole else f"{part:.4g}"
+    if not whole:
+        return f"{part:.4g}"
+    # What rounding alone makes of equal ones is no 4.95e-05 %.
+    return f"{100 * (part / whole):.3g} %" if part / whole >= 0.001 else "under 0.1 %"
 
 
 # --- reading what may be missing ---------------------------------------------------------------------

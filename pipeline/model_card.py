@@ -6,6 +6,8 @@ from typing import Any
 
 from pix2pix.params import Params, distance_names
 
+# As data.json says it.
+RGB8 = "3 channels of uint8"
 NAMES = {"l1": "L1 (0–1)", "psnr_db": "PSNR (dB)", "ssim": "SSIM"}
 
 
@@ -21,8 +23,9 @@ def write(
     return f"""# {name}
 
 A pix2pix generator (U-Net, conditional GAN + L1; Isola et al. 2017)
-trained on **{dataset.name}**, {direction}, at {data["image_px"]} px. Pixels in, pixels out: uint8, any height
-and width that are multiples of {export["multiple"]}; deterministic, and the same alone and in a batch.
+trained on **{dataset.name}**, {direction}, at {data["image_px"]} px. Pixels in, pixels out:
+{_pixels(data)}, any height and width that are multiples of {export["multiple"]};
+deterministic, and the same alone and in a batch.
 
 | | |
 |---|---|
@@ -45,15 +48,37 @@ See test_grid.png and worst.png beside this card.
 
 ```python
 import mlflow, numpy as np
-from PIL import Image
-
-model = mlflow.pyfunc.load_model("models:/{name}@champion")
-image = Image.open("input.png").convert("RGB")
-# Any size of multiples of {export["multiple"]} will do; this is the one it was trained at.
-image = np.asarray(image.resize(({data["image_px"]}, {data["image_px"]}), Image.Resampling.{resampling}))
-Image.fromarray(model.predict({{"image": image[None]}})["translated"][0]).save("output.png")
+{_how_to_load(data, export, name, resampling)}
 ```
 """
+
+
+def _is_rgb8(data: Mapping[str, Any]) -> bool:
+    return {data.get("input", RGB8), data.get("target", RGB8)} == {RGB8}
+
+
+def _pixels(data: Mapping[str, Any]) -> str:
+    if _is_rgb8(data):
+        return "uint8"
+    return f"{data['input']} in, {data['target']} out"
+
+
+def _how_to_load(data: Mapping[str, Any], export: Mapping[str, Any], name: str, resampling: str) -> str:
+    load = f'model = mlflow.pyfunc.load_model("models:/{name}@champion")'
+    if not _is_rgb8(data):
+        return f"""
+{load}
+# {data["input"]}: [height, width, channels], both sides multiples of {export["multiple"]}.
+image = np.load("input.npy")
+np.save("output.npy", model.predict({{"image": image[None]}})["translated"][0])"""
+    height, _, width = str(data["image_px"]).partition("×")
+    return f"""from PIL import Image
+
+{load}
+image = Image.open("input.png").convert("RGB")
+# Any size of multiples of {export["multiple"]} will do; this is the one it was trained at.
+image = np.asarray(image.resize(({width or height}, {height}), Image.Resampling.{resampling}))
+Image.fromarray(model.predict({{"image": image[None]}})["translated"][0]).save("output.png")"""
 
 
 def _cell(text: str) -> str:

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from pix2pix import images
+from pix2pix import pair_set
+from pix2pix.decoding import Samples
+from pix2pix.encoding import Encoding
 from pix2pix.errors import UserError
 from pix2pix.files import sha256_file, sha256_json
 from pix2pix.params import Params
+from pix2pix.translator import Translator
 
 from . import delivery, gate, lineage, promotion, tracking
 from .promotion import CHALLENGER, CHAMPION
@@ -199,7 +202,7 @@ def _create(mlflow: Any, name: str, run_id: str, tags: Mapping[str, str], card: 
         info = mlflow.onnx.log_model(
             onnx.load(EXPORTED),
             name="generator",
-            signature=_signature(),
+            signature=_signature(Translator(tracking.there(EXPORTED))),
             input_example={"image": example},
             pip_requirements=_requirements(),
             onnx_execution_providers=["CPUExecutionProvider"],
@@ -226,20 +229,21 @@ def _active(mlflow: Any, run_id: str) -> Iterator[None]:
         client.set_terminated(run_id, before.status, before.end_time)
 
 
-def _signature() -> Any:
+def _signature(translator: Translator) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    pixels = (np.dtype(np.uint8), (-1, -1, -1, 3))
+    def tensor(side: Encoding, name: str) -> TensorSpec:
+        return TensorSpec(np.dtype(side.dtype), (-1, -1, -1, side.channels), name=name)
+
     return ModelSignature(
-        inputs=Schema([TensorSpec(*pixels, name="image")]),
-        outputs=Schema([TensorSpec(*pixels, name="translated")]),
+        inputs=Schema([tensor(translator.input, "image")]),
+        outputs=Schema([tensor(translator.target, "translated")]),
     )
 
 
-def _example() -> images.Pixels:
-    first = sorted(tracking.there(TEST_INPUTS).glob("*.png"))[0]
-    return images.read_rgb(first)[None]
+def _example() -> Samples:
+    return pair_set.read_prepared(pair_set.prepared_files(tracking.there(TEST_INPUTS))[0])[None]
 
 
 def _requirements() -> list[str]:

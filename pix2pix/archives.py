@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import hashlib
 import io
 import lzma
 import stat
@@ -16,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import IO, Literal, Self
 
-from .errors import UserError
+from .errors import UserError, is_plain
+from .zip_directory import count_entries
 
 MAX_MEMBERS = 500_000
 MAX_BYTES = 64 * 2**30
@@ -31,8 +33,9 @@ _EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-# The record at a zip's end, without its comment.
-_ZIP_END_BYTES = 22
+# Images are hardly packed at all, label maps a hundred times; what is left of a bomb fits on every disk.
+_MAX_RATIO = 200
+_MIN_LIMIT_BYTES = 4 * 2**30
 # What the standard library raises over bytes that are not what they claim to be.
 _DAMAGE = (
     tarfile.TarError,
@@ -66,7 +69,7 @@ def extract(
     folder: Path,
     *,
     max_members: int = MAX_MEMBERS,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> int:
     """Unpack a .tar.gz, .tgz, .tar or .zip, told apart by content, into an empty folder.
@@ -76,7 +79,8 @@ def extract(
 
     Args:
         max_members: members of the archive, folders included.
-        max_bytes: bytes that come out of it, counted as they are written.
+        max_bytes: bytes that come out of it, counted as they are written. None: 4 GiB or 200 times the
+            archive, whichever is more, and never over 64 GiB.
         on_progress: told the files written so far.
 
     Returns:
@@ -87,11 +91,13 @@ def extract(
         UserError: it is no such archive, a member is refused, or a limit is passed.
     """
     try:
-        kind = _kind(archive)
+        kind, size_bytes = _kind(archive), archive.stat().st_size
     except OSError as error:
         raise UserError(f"{archive}: cannot be read ({error.strerror})") from None
     if kind is None:
         raise UserError(f"{archive}: is not a .tar.gz, .tgz, .tar or .zip archive")
+    if max_bytes is None:
+        max_bytes = min(MAX_BYTES, max(_MIN_LIMIT_BYTES, _MAX_RATIO * size_bytes))
     target = _Target(folder, max_members, max_bytes, on_progress)
     with _named(archive):
         if kind == "zip":
@@ -126,8 +132,10 @@ class _Target:
     on_progress: Callable[[int], None] | None
     members: int = 0
     files: int = 0
-    written_bytes: int = 0
+    out_bytes: int = 0
     made: set[Path] = field(default_factory=set)
+    # Digests, so that half a million long names take no more memory than short ones.
+    taken: set[bytes] = field(default_factory=set)
 
     def place(self, name: str, size: int) -> Path | None:
         """Where a member goes; None if it is left out. Raises _MemberError for a name that is not safe."""
@@ -135,31 +143,48 @@ class _Target:
         if self.members > self.max_members:
             raise _MemberError(f"is one more than the {self.max_members:,} members allowed")
         # Known before anything of it is read; what is really written is counted as well.
-        if self.written_bytes + size > self.max_bytes:
-            raise _MemberError(f"takes what comes out past the {self.max_bytes:,} bytes allowed")
+        self.check_room(size)
         parts = _safe_parts(name)
         if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+            # A tar's has to be unpacked to get past it.
+            self.out_bytes += size
             return None
         return self.folder.joinpath(*parts)
 
-    def write(self, source: IO[bytes], path: Path) -> None:
-        """Write one member's bytes to a file that must be new."""
+    def check_room(self, size: int) -> None:
+        """Raise _MemberError if `size` more bytes are too many."""
+        if self.out_bytes + size > self.max_bytes:
+            raise _MemberError(f"takes what comes out past the {self.max_bytes:,} bytes allowed")
+
+    def claim(self, path: Path) -> None:
+        """Raise _MemberError if a disk that does not tell upper from lower case has this name already."""
+        name = unicodedata.normalize("NFC", path.relative_to(self.folder).as_posix()).casefold()
+        digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+        if digest in self.taken:
+            raise _MemberError("is there a second time, or differs from another in upper and lower case only")
+        self.taken.add(digest)
+
+    def write(self, source: IO[bytes], path: Path, size: int) -> None:
+        """Write one member's `size` bytes to a file that must be new."""
+        self.claim(path)
         try:
             if path.parent not in self.made:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self.made.add(path.parent)
             with path.open("xb") as file:
                 while chunk := source.read(_CHUNK_BYTES):
-                    self.written_bytes += len(chunk)
-                    if self.written_bytes > self.max_bytes:
-                        raise _MemberError(f"takes what comes out past the {self.max_bytes:,} bytes allowed")
+                    self.check_room(len(chunk))
+                    self.out_bytes += len(chunk)
+                    size -= len(chunk)
                     file.write(chunk)
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
-            raise _MemberError("is there a second time, or is both a file and a folder") from None
+            raise _MemberError("is both a file and a folder") from None
         except OSError as error:
             if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
                 raise _MemberError("has a name that this disk does not take") from None
             raise
+        if size:
+            raise EOFError("of another length than it says")
         self.files += 1
         if self.on_progress:
             self.on_progress(self.files)
@@ -193,10 +218,12 @@ def _extract_tar(stream: io.BufferedIOBase, target: _Target) -> None:
                 _check_type(member, target.folder)
                 content = tar.extractfile(member) if member.isreg() and path else None
                 if content and path:
-                    target.write(content, path)
+                    target.write(content, path, member.size)
     # The gzip checksum is at the very end and tarfile does not read that far.
-    while stream.read(_CHUNK_BYTES):
-        pass
+    while chunk := stream.read(_CHUNK_BYTES):
+        with _named_member("what follows the last member"):
+            target.check_room(len(chunk))
+        target.out_bytes += len(chunk)
 
 
 def _check_type(member: tarfile.TarInfo, folder: Path) -> None:
@@ -214,8 +241,13 @@ def _check_type(member: tarfile.TarInfo, folder: Path) -> None:
 
 
 def _extract_zip(archive: Path, target: _Target) -> None:
+    found, claimed = count_entries(archive, stop_after=target.max_members + 1)
+    if found > target.max_members:
+        raise _MemberError(f"holds more than the {target.max_members:,} members allowed")
     with zipfile.ZipFile(archive) as opened:
-        _check_count(archive, opened)
+        # 65,535 stands for a number written elsewhere; writers that do not know this write the lower 16 bits.
+        if claimed not in (0xFFFF, found & 0xFFFF) or found != len(opened.infolist()):
+            raise zipfile.BadZipFile("members are missing from the directory")
         for member in opened.infolist():
             # Python shortens or rewrites `filename`; this is the name as packed.
             with _named_member(member.orig_filename):
@@ -223,18 +255,7 @@ def _extract_zip(archive: Path, target: _Target) -> None:
                 path = target.place(member.orig_filename, member.file_size)
                 if path and not member.is_dir():
                     with opened.open(member) as content:
-                        target.write(content, path)
-
-
-def _check_count(archive: Path, opened: zipfile.ZipFile) -> None:
-    # One damaged length in a zip's directory swallows the entries behind it, and zipfile does not count.
-    with archive.open("rb") as file:
-        file.seek(-_ZIP_END_BYTES - len(opened.comment), io.SEEK_END)
-        end = file.read(_ZIP_END_BYTES)
-    claimed = int.from_bytes(end[10:12], "little")
-    # 65,535 stands for a number written elsewhere; writers that do not know this write the lower 16 bits.
-    if claimed not in (0xFFFF, len(opened.infolist()) & 0xFFFF):
-        raise zipfile.BadZipFile("members are missing from the directory")
+                        target.write(content, path, member.file_size)
 
 
 def _check_zip_member(member: zipfile.ZipInfo) -> None:
@@ -255,7 +276,7 @@ def _safe_parts(name: str) -> list[str]:
     if "\\" in name:
         raise _MemberError("has a backslash in its path")
     # Terminals obey control characters, and DVC cannot store names that are no text.
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+    if not is_plain(name):
         raise _MemberError("has a name that is not plain text")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:

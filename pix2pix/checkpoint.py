@@ -5,7 +5,8 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,9 +17,11 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from .encoding import RGB8, Encoding
 from .errors import UserError
 from .files import atomic_file, named_failure, sha256_file, sha256_json, write_text
 from .generator import Generator
+from .params import Size
 
 if TYPE_CHECKING:
     from .discriminator import Discriminator
@@ -35,7 +38,7 @@ class GeneratorConfig:
     channels: int
     norm: str
     dropout_blocks: tuple[int, ...]
-    image_px: int
+    image_px: Size
     dataset: str
     direction: str
     params_sha256: str
@@ -47,6 +50,8 @@ class GeneratorConfig:
     upsample: str = "deconv"
     down_bias: bool = False
     imported_sha256: str = ""
+    input: Encoding = RGB8
+    target: Encoding = RGB8
 
     def build(self) -> Generator:
         """A generator of this shape with fresh weights."""
@@ -83,22 +88,41 @@ def load_generator(path: Path) -> tuple[Generator, GeneratorConfig]:
         with safetensors.safe_open(path, framework="pt") as file:
             fields = json.loads((file.metadata() or {})["config"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config = GeneratorConfig(**{**fields, "dropout_blocks": tuple(fields["dropout_blocks"])})
-        generator = config.build()
+        fields["dropout_blocks"] = tuple(fields["dropout_blocks"])
+        fields |= {side: Encoding.of(fields[side]) for side in ("input", "target") if side in fields}
+        if isinstance(fields["image_px"], list):
+            fields["image_px"] = tuple(fields["image_px"])
+        config = GeneratorConfig(**fields)
+        # Before anything of its size is made: a number in the file may ask for more than any memory.
+        if not 1 <= config.levels <= len(state):
+            raise ValueError(f"levels = {config.levels} with {len(state)} tensors")
+        with torch.device("meta"):
+            wanted = {name: tensor.shape for name, tensor in config.build().state_dict().items()}
     except FileNotFoundError:
         raise UserError(f"{path}: not found; `dvc repro train` makes it") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: is not a generator of this project ({_first_line(error)})") from None
-    wanted = {name: tuple(value.shape) for name, value in generator.state_dict().items()}
     for name in sorted(wanted.keys() | state.keys()):
         given = tuple(state[name].shape) if name in state else None
-        if given != wanted.get(name):
+        expected = tuple(wanted[name]) if name in wanted else None
+        if given != expected:
             raise UserError(
                 f"{path}: weights do not fit their own configuration: {name} has shape "
-                f"{given}, expected {wanted.get(name)}"
+                f"{given}, expected {expected}"
             )
+        if state[name].dtype != torch.float32:
+            raise UserError(f"{path}: {name} is {state[name].dtype}, expected torch.float32")
+    for name, side, channels in (
+        ("input", config.input, config.in_channels),
+        ("target", config.target, config.out_channels),
+    ):
+        if side.network_channels != channels:
+            raise UserError(
+                f"{path}: its {name} is said to be {side}, but its weights have {channels} channels"
+            )
+    generator = config.build()
     generator.load_state_dict(state)
     return generator.eval(), config
 
@@ -214,9 +238,22 @@ class CheckpointFolder:
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         # torch has no class of its own for what may be wrong with a file.
         except Exception as error:
-            reason = _first_line(error)
-            raise UserError(f"{path}: is damaged ({reason}); remove it to start from the beginning") from None
+            # Nor are its words for people: they advise to run what is in the file.
+            raise UserError(
+                f"{path}: is damaged ({type(error).__name__}); remove it to start from the beginning"
+            ) from None
         return state
+
+    @contextmanager
+    def taken_up(self) -> Iterator[None]:
+        """What does not fit the training that takes up this checkpoint, as a line that names the file."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UserError(
+                f"{self.path / CHECKPOINT}: is of another training ({_first_line(error)}); "
+                "remove it to start from the beginning"
+            ) from error
 
     def remove(self) -> None:
         """Forget everything: the training is complete and its outputs are in place."""

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .discriminator import Discriminator
 from .generator import Generator
-from .params import Params
+from .params import Params, height_width
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,27 @@ class Description:
 
 
 def describe(params: Params) -> tuple[Description, Description]:
-    """The generator and the discriminator of these parameters, for one RGB pair of image_px."""
-    model, image_px = params.model, params.prepare.image_px
-    generator = Generator(levels=params.levels, **model.generator_choices)
-    discriminator = Discriminator(**(choices := model.discriminator_choices(3, 3)))
+    """The generator and the discriminator of these parameters, for one pair of image_px; RGB where the data
+    decides."""
+    model, size = params.model, height_width(params.prepare.image_px)
+    inputs, outputs = params.channels
+    generator = Generator(
+        levels=params.levels, in_channels=inputs, out_channels=outputs, **model.generator_choices
+    )
+    discriminator = Discriminator(**(choices := model.discriminator_choices(inputs, outputs)))
     name = {"unet": "U-Net", "encoder-decoder": "encoder–decoder"}[model.architecture]
     field = discriminator.receptive_field_px
-    inputs = "input and output" if model.conditional else "the output alone"
+    seen = "input and output" if model.conditional else "the output alone"
     return (
         _described(
-            f"generator: {name}, {params.levels} levels", generator, torch.zeros(1, 3, image_px, image_px)
+            f"generator: {name}, {params.levels} levels",
+            generator,
+            torch.zeros(1, inputs, *size),
         ),
         _described(
-            f"discriminator: patches of {field}×{field} px, sees {inputs}",
+            f"discriminator: patches of {field}×{field} px, sees {seen}",
             discriminator,
-            torch.zeros(1, choices["in_channels"], image_px, image_px),
+            torch.zeros(1, choices["in_channels"], *size),
         ),
     )
 

@@ -3,17 +3,23 @@
 import ctypes
 import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
 from .errors import UserError
 
+# As torch and the C library say it; only CUDA's has a class of its own.
+EXHAUSTED = ("can't allocate memory", "not enough memory", "out of memory")
 
-def choose(wanted: str) -> tuple[torch.device, str]:
+
+def choose(wanted: str, number: int = 0) -> tuple[torch.device, str]:
     """Resolve train.device.
 
     Args:
         wanted: auto, cpu, cuda or mps.
+        number: of the CUDA device.
 
     Returns:
         The device and one phrase that says what it is and why it was taken.
@@ -27,7 +33,7 @@ def choose(wanted: str) -> tuple[torch.device, str]:
         raise UserError(f"train.device = {wanted!r}: no such device here; use auto or cpu")
     reason = "train.device asks for it" if wanted != "auto" else _why(present, name)
     if name == "cuda":
-        return torch.device("cuda", 0), f"{torch.cuda.get_device_name(0)} ({reason})"
+        return torch.device("cuda", number), f"{torch.cuda.get_device_name(number)} ({reason})"
     return torch.device(name), f"{name} ({reason})"
 
 
@@ -40,15 +46,56 @@ def _why(present: dict[str, bool], name: str) -> str:
     )
 
 
-def set_threads(wanted: int | str) -> int:
-    """Set and return the CPU threads of torch; auto is every core this process may use.
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """Resolve train.precision: auto is bf16 on a GPU that computes in it, fp32 elsewhere, CPUs included.
+
+    Returns:
+        bf16 or fp32. Weights, moments and losses are float32 either way.
+
+    Raises:
+        UserError: bf16 is asked for where it cannot be had.
+    """
+    if device.type == "cuda":
+        can = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        can = device.type == "cpu"
+    if wanted == "bf16" and not can:
+        raise UserError(f"train.precision = 'bf16': this {device.type} has no bfloat16; use auto or fp32")
+    return ("bf16" if can and device.type == "cuda" else "fp32") if wanted == "auto" else wanted
+
+
+def wants_channels_last(device: torch.device, precision: str) -> bool:
+    """Whether images are kept pixel by pixel: what matrix units take, and 1.2 times slower on a CPU."""
+    return device.type == "cuda" and precision == "bf16"
+
+
+def prefer_determinism(deterministic: bool, device: torch.device) -> str:
+    """Set train.deterministic; returns what it costs, in words for the log."""
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
+    if device.type != "cuda":
+        return "deterministic"
+    if deterministic:
+        return (
+            "deterministic: cuDNN may only use convolutions that add up in a fixed order, not the fastest "
+            "(train.deterministic)"
+        )
+    return "not deterministic: the fastest convolutions, and the same seed gives other bits each time"
+
+
+def set_threads(wanted: int | str, shared_by: int = 1) -> int:
+    """Set and return the CPU threads of torch, see `resolve_threads`.
 
     Called once, before tensors are made, so it also settles how their memory is kept.
     """
     keep_freed_memory()
-    threads = available_cores() if wanted == "auto" else int(wanted)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads := resolve_threads(wanted, shared_by))
     return threads
+
+
+def resolve_threads(wanted: int | str, shared_by: int = 1) -> int:
+    """Resolve train.threads: auto is every core this process may use, or its share of them."""
+    return max(1, available_cores() // shared_by) if wanted == "auto" else int(wanted)
 
 
 def compute_exactly() -> None:
@@ -78,3 +125,54 @@ def keep_freed_memory() -> None:
 def available_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process can still have on a device."""
+    if device.type == "cuda":
+        # What torch holds without using it is free as well.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return min(_system_free_bytes(), _group_free_bytes(), _limit_free_bytes())
+
+
+def _system_free_bytes() -> int:
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    # Elsewhere than on Linux: half of what the machine has.
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _group_free_bytes() -> int:
+    """What a container's limit leaves: version 2 of Linux' control groups."""
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        held = int((group / "memory.current").read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        # Files that were read once go when the memory is wanted.
+        return limit - held + int(stat["inactive_file"])
+    return sys.maxsize
+
+
+def _limit_free_bytes() -> int:
+    """What `ulimit -v` leaves."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+            return limit - pages * os.sysconf("SC_PAGE_SIZE")
+    return sys.maxsize
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an error is that of a device or machine without enough memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in EXHAUSTED)

@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,6 +25,10 @@ log = logging.getLogger(__name__)
 MIRROR_VARIABLE = "PIX2PIX_MIRROR"
 # To connect, and between two pieces of an answer.
 TIMEOUTS_S = (10.0, 60.0)
+# Of a file whose size nobody knows: a server may send without end.
+MAX_BYTES = 64 * 2**30
+# An answer that comes more slowly is taken for none: a byte a minute would hold a run for ever.
+MIN_BYTES_PER_S = 512
 
 _CHUNK_BYTES = 2**18
 # A server that is busy or broken today; every other refusal is final.
@@ -84,6 +89,7 @@ def fetch_file(
     on_progress: Progress = lambda done_bytes, total_bytes: None,
     attempts: int = 4,
     first_wait_s: float = 1.0,
+    max_bytes: int = MAX_BYTES,
 ) -> Path:
     """Get a file from the first address that has it, whole and verified.
 
@@ -101,6 +107,7 @@ def fetch_file(
         on_progress: told bytes done and bytes in all, None where the server does not say.
         attempts: tries at each URL.
         first_wait_s: seconds before the second try; doubled for each one after it.
+        max_bytes: of a file whose size is not among the addresses.
 
     Raises:
         DownloadError: no address worked and the network was at fault for at least one.
@@ -114,7 +121,7 @@ def fetch_file(
         before_sleep=_say_again,
         reraise=True,
     )
-    download = functools.partial(retrying, _download, on_progress)
+    download = functools.partial(retrying, _download, on_progress, max_bytes)
     failed: list[str] = []
     may_pass = False
     for place, size_bytes in addresses.items():
@@ -274,6 +281,7 @@ def _from_url(
 
 def _download(
     on_progress: Progress,
+    max_bytes: int,
     url: str,
     size_bytes: int | None,
     partial: _Partial,
@@ -281,6 +289,7 @@ def _download(
     refresh: bool,
 ) -> bool:
     """One attempt at the rest of a file, or at all of it; False if it is still the known one."""
+    max_bytes = max_bytes if size_bytes is None else size_bytes
     done_bytes, origin = partial.resume(url)
     if origin and origin.total_bytes == done_bytes:
         if not refresh:
@@ -304,16 +313,35 @@ def _download(
             done_bytes, origin = 0, _Origin.of(url, response)
             if None not in (size_bytes, origin.total_bytes) and size_bytes != origin.total_bytes:
                 raise _AddressError(f"has {origin.total_bytes:,} bytes instead of {size_bytes:,}")
+            if (origin.total_bytes or 0) > max_bytes:
+                raise _AddressError(f"has {origin.total_bytes:,} bytes, more than the {max_bytes:,} allowed")
             partial.begin(origin)
         with partial.path.open("ab") as file:
             on_progress(done_bytes, origin.total_bytes)
-            for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
+            for chunk in _pieces(response):
                 file.write(chunk)
                 done_bytes += len(chunk)
+                if done_bytes > max_bytes:
+                    partial.discard()
+                    raise _AddressError(f"sends more than the {max_bytes:,} bytes it should have")
                 on_progress(done_bytes, origin.total_bytes)
     if origin.total_bytes is not None and done_bytes != origin.total_bytes:
         raise _AttemptError(f"broke off after {done_bytes:,} of {origin.total_bytes:,} bytes")
     return True
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """The answer as it comes. Raises _AttemptError where it comes too slowly to be one."""
+    since, got_bytes = time.monotonic(), 0
+    # Not its `stream`, which waits for a piece to be full, however slowly it fills.
+    while piece := response.raw.read1(_CHUNK_BYTES, decode_content=False):
+        yield piece
+        got_bytes += len(piece)
+        waited_s = time.monotonic() - since
+        if waited_s >= TIMEOUTS_S[1]:
+            if got_bytes < MIN_BYTES_PER_S * waited_s:
+                raise _AttemptError(f"sends no more than {got_bytes / waited_s:.0f} bytes a second")
+            since, got_bytes = time.monotonic(), 0
 
 
 def _check_status(response: requests.Response, partial: _Partial) -> None:

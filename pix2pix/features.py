@@ -71,7 +71,11 @@ def _lite0(given: Path | None, device: torch.device) -> Extractor:
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
-        raise UserError(f"{path}: holds no EfficientNet-Lite0 weights ({error})") from None
+        # Not torch's own words, which advise to run what is in the file.
+        raise UserError(
+            f"{path}: holds no EfficientNet-Lite0 weights ({type(error).__name__}); "
+            "nothing in it was executed"
+        ) from None
     # Depthwise convolutions gain most from having a pixel's channels side by side.
     network = network.eval().to(device, memory_format=torch.channels_last)
 

@@ -190,6 +190,9 @@ class Generator(nn.Module):
 
 def initialise(network: nn.Module) -> None:
     """Convolutions N(0, 0.02), norm scales N(1, 0.02), biases 0, from torch's global random state."""
+    if any(weight.is_meta for weight in network.parameters()):
+        # There is nothing to set, and torch would load its compiler for it.
+        return
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)

@@ -1,82 +1,127 @@
-"""Reading, writing and arranging pictures. Arrays are uint8 [height, width, 3] everywhere."""
+"""Reading, writing and arranging pictures.
+
+`Samples` are uint8, uint16 or float32 [height, width, channels]; `Pixels`, what a person is shown, are uint8
+[height, width, 3].
+"""
 
 from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
-from .errors import UserError
+from .decoding import DEFAULT_LIMITS, Limits, Samples, UnreadableImage, decode
 from .files import atomic_file
 
 Pixels = NDArray[np.uint8]
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-# Modes that hold more than 8 bits a channel; turning them into RGB would silently throw detail away.
-DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
-DEEP_RAW_MODES = (";16B", ";16L", ";16N")
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy"})
 
 
-class UnreadableImage(UserError):
-    """An image that cannot be used; the text says why and names no file."""
-
-
-def read_rgb(path: Path) -> Pixels:
-    """Decode an image as a person sees it: upright, grey and palette values as RGB, transparency on white.
+def read_rgb(path: Path, limits: Limits = DEFAULT_LIMITS) -> Pixels:
+    """Decode an 8-bit image as a person sees it: upright, grey and palette values as RGB, alpha on white.
 
     Returns:
         uint8 [height, width, 3].
 
     Raises:
-        UnreadableImage: it does not decode, is empty, or holds more than 8 bits a channel.
+        UnreadableImage: it does not decode, is beyond the limits, or is no 8-bit grey or RGB image.
     """
-    try:
-        with Image.open(path) as image:
-            _refuse_deep(image)
-            upright = ImageOps.exif_transpose(image)
-            if upright.has_transparency_data:
-                white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright.convert("RGBA"))
-            return np.asarray(upright.convert("RGB"))
-    except UnreadableImage:
-        raise
-    except Image.DecompressionBombError:
-        raise UnreadableImage("has more pixels than can be trusted (over 178 million)") from None
-    except FileNotFoundError:
-        raise UnreadableImage("is not there") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        reason = str(error).replace(str(path), "").strip(" '\"") or type(error).__name__
-        raise UnreadableImage(f"does not decode ({reason})") from None
+    samples = decode(path, "white", limits)
+    if samples.dtype != np.uint8:
+        raise UnreadableImage(f"holds more than 8 bits a channel ({samples.dtype})")
+    if samples.shape[2] not in (1, 3):
+        raise UnreadableImage(f"has {samples.shape[2]} channels, expected grey or RGB")
+    return np.repeat(samples, 3, 2) if samples.shape[2] == 1 else samples
 
 
-def _refuse_deep(image: ImageFile.ImageFile) -> None:
-    # Pillow makes 8-bit RGB of 16-bit colour unasked; only the decoder's raw mode tells.
-    raw_modes = [str(tile.args) for tile in image.tile]
-    if image.mode in DEEP_MODES or any(deep in mode for mode in raw_modes for deep in DEEP_RAW_MODES):
-        raise UnreadableImage(f"holds more than 8 bits a channel (mode {image.mode})")
+def lossless_suffix(channels: int, dtype: Any) -> str:
+    """The kind of file that keeps such samples bit for bit and that usual programs open."""
+    return ".png" if channels <= 4 and np.dtype(dtype).kind == "u" else ".tif"
 
 
-def write_png(path: Path, pixels: Pixels, compress_level: int = 1) -> None:
-    """Write a PNG, lossless. Level 1 trades some size for much less time; 0 to 9."""
-    Image.fromarray(pixels).save(path, format="PNG", compress_level=compress_level)
-
-
-def write_image(path: Path, pixels: Pixels) -> None:
-    """Write in the format of the file's suffix, as well as that format can."""
-    options: dict[str, dict[str, Any]] = {
-        ".jpg": {"quality": 95},
-        ".jpeg": {"quality": 95},
-        ".webp": {"lossless": True},
-    }
-    Image.fromarray(pixels).save(path, **options.get(path.suffix.lower(), {}))
-
-
-def resize(pixels: Pixels, height: int, width: int, method: str) -> Pixels:
-    """Resize to exactly height × width.
+def write_png(path: Path, samples: Samples, compress_level: int = 1) -> None:
+    """Write a PNG, lossless.
 
     Args:
+        samples: uint8 or uint16 [height, width, 1 to 4]; the second or fourth channel counts as alpha.
+        compress_level: 1 trades some size for much less time; 0 to 9.
+
+    Raises:
+        ValueError: a PNG cannot hold these samples.
+    """
+    if lossless_suffix(samples.shape[2], samples.dtype) != ".png":
+        raise ValueError(f"{samples.shape[2]} channels of {samples.dtype} are not for a PNG")
+    if samples.dtype == np.uint8:
+        _pillow(samples).save(path, format="PNG", compress_level=compress_level)
+        return
+    import imagecodecs
+
+    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(samples), level=compress_level))
+
+
+def write_image(path: Path, samples: Samples) -> None:
+    """Write in the format of the file's suffix, as well as that format can.
+
+    Raises:
+        ValueError: the format cannot hold these samples.
+    """
+    suffix = path.suffix.lower()
+    channels, is_8_bit = samples.shape[2], samples.dtype == np.uint8
+    if suffix == ".png":
+        write_png(path, samples, compress_level=6)
+    elif suffix == ".npy":
+        np.save(path, samples, allow_pickle=False)
+    elif is_8_bit and channels in (1, 3):
+        options: dict[str, dict[str, Any]] = {
+            ".jpg": {"quality": 95},
+            ".jpeg": {"quality": 95},
+            ".webp": {"lossless": True},
+        }
+        _pillow(samples).save(path, **options.get(suffix, {}))
+    elif suffix in (".tif", ".tiff"):
+        write_tiff(path, samples)
+    else:
+        raise ValueError(f"{channels} channels of {samples.dtype} are not for a {suffix} file")
+
+
+def write_tiff(path: Path, samples: Samples) -> None:
+    """Write a TIFF of one page, deflated, lossless: any number of channels, uint8, uint16 or float32."""
+    import tifffile
+
+    photometric = "rgb" if samples.shape[2] == 3 else "minisblack"
+    # Without metadata: its own would be of shapes that a reader need not know.
+    tifffile.imwrite(
+        path,
+        samples if samples.shape[2] > 1 else samples[..., 0],
+        photometric=photometric,
+        planarconfig="contig" if samples.shape[2] > 1 else None,
+        compression="zlib",
+        metadata=None,
+    )
+
+
+def write_prepared(path: Path, samples: Samples) -> None:
+    """Write a PNG or, where a PNG cannot hold these samples, a TIFF, by the path's suffix."""
+    if path.suffix == ".png":
+        write_png(path, samples)
+    else:
+        write_tiff(path, samples)
+
+
+def _pillow(samples: Samples) -> Image.Image:
+    return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+
+
+def resize(pixels: Samples, height: int, width: int, method: str) -> Samples:
+    """Resize to exactly height × width, every channel by itself.
+
+    Args:
+        pixels: uint8, uint16 or float32 [height, width, channels].
         method: `nearest` (invents no colours), `area` (each output pixel is the mean of what it covers;
             bilinear where it enlarges) or `bicubic`.
     """
@@ -88,7 +133,24 @@ def resize(pixels: Pixels, height: int, width: int, method: str) -> Pixels:
         "area": Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR,
         "bicubic": Image.Resampling.BICUBIC,
     }
-    return np.asarray(Image.fromarray(pixels).resize((width, height), filters[method]))
+    size, method_ = (width, height), filters[method]
+    if pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3):
+        return np.asarray(_pillow(pixels).resize(size, method_)).reshape(height, width, -1)
+    # Pillow resizes one channel of floats as it does bytes; 16 bits are exact in them.
+    planes = [
+        np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size, method_))
+        for plane in np.moveaxis(pixels, 2, 0)
+    ]
+    resized = np.stack(planes, 2)
+    if pixels.dtype.kind == "f":
+        return resized.astype(pixels.dtype)
+    return resized.round().clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+
+
+def pad(image: Samples, multiple: int) -> Samples:
+    """Reflect [height, width, channels] at its lower and right edges up to the next multiple."""
+    bottom, right = -image.shape[0] % multiple, -image.shape[1] % multiple
+    return np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="reflect")
 
 
 def labelled_grid(
@@ -110,7 +172,7 @@ def labelled_grid(
     zoom = max(1, round(192 / cell_width))
     cell_height, cell_width = cell_height * zoom, cell_width * zoom
     gap, heading = 6, 22
-    font, small = ImageFont.load_default(15), ImageFont.load_default(11)
+    font, small = ImageFont.load_default(15), _names_font(11)
     lines = [line for name in names for line in name.split("\n")]
     name_width = max((int(small.getlength(line)) for line in lines), default=0) + 2 * gap
     top = heading * (2 if title else 1)
@@ -128,6 +190,17 @@ def labelled_grid(
             cell = Image.fromarray(image).resize((cell_width, cell_height), Image.Resampling.NEAREST)
             canvas.paste(cell, (name_width + column * (cell_width + gap), y))
     return np.asarray(canvas)
+
+
+@cache
+def _names_font(px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """For names of files: Pillow's own font has no ü; matplotlib's, where that is there, has most letters."""
+    package = find_spec("matplotlib")
+    if package and package.origin:
+        file = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if file.exists():
+            return ImageFont.truetype(file, px - 1)
+    return ImageFont.load_default(px)
 
 
 def save_picture(path: Path, pixels: Any) -> None:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from . import checkpoint, reference
 from .checkpoint import GeneratorConfig
+from .encoding import GREY, RGB, Encoding
 from .errors import UserError
+from .events import LOSS_COLUMNS, VALIDATION_COLUMNS
 from .files import atomic_folder, sha256_file, write_text
-from .params import Params
-from .training import LOSS_COLUMNS, VALIDATION_COLUMNS
+from .params import Params, height_width, said_size
 
 GENERATOR = Path("models/generator.safetensors")
 REPORTS = Path("reports")
-RGB = 3
 # The reference's options build unet_128 and unet_256.
 NAMED_LEVELS = (7, 8)
 
@@ -32,19 +32,22 @@ def import_generator(file: Path, statistics: str, params: Params) -> str:
         generator, shape = reference.load_generator(state, statistics)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    if (shape["in_channels"], shape["out_channels"]) != (RGB, RGB):
+    if not {shape["in_channels"], shape["out_channels"]} <= {GREY, RGB}:
         raise UserError(
-            f"{file}: translates {shape['in_channels']} channels into {shape['out_channels']}, "
-            f"but pairs have {RGB} on both sides"
+            f"{file}: translates {shape['in_channels']} channels into {shape['out_channels']}; "
+            "only 8-bit grey and RGB are imported, since the file does not say what others mean"
         )
-    image_px = params.prepare.image_px
-    if image_px % generator.multiple:
+    image_px, multiple = params.prepare.image_px, generator.multiple
+    if any(side % multiple for side in height_width(image_px)):
+        nearest = [max(1, round(side / multiple)) * multiple for side in height_width(image_px)]
         raise UserError(
-            f"params.yaml: prepare.image_px = {image_px}: {file} takes multiples of {generator.multiple}; "
-            f"set it to {max(1, round(image_px / generator.multiple)) * generator.multiple}"
+            f"params.yaml: prepare.image_px = {said_size(image_px)}: {file} takes multiples of {multiple}; "
+            f"set it to {nearest if isinstance(image_px, tuple) else nearest[0]}"
         )
     config = GeneratorConfig(
         **shape,
+        input=Encoding(shape["in_channels"]),
+        target=Encoding(shape["out_channels"]),
         image_px=image_px,
         dataset=params.dataset.name,
         direction=params.dataset.direction,

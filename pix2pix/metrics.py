@@ -1,6 +1,6 @@
 """How close outputs are to targets: per image (L1, PSNR, SSIM) and as distributions (Fréchet, kernel)."""
 
-import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
+from torchmetrics.image.kid import poly_mmd
 
 # Identical images have no noise to compare with; 100 dB stands for "identical" in files and means.
 MAX_PSNR_DB = 100.0
+Unit = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,35 @@ class PerImage:
             "ssim": self.ssim.mean().item(),
         }
 
+    @classmethod
+    def joined(cls, pieces: "Sequence[PerImage]") -> "PerImage":
+        """What was measured in pieces, in order."""
+        return cls(
+            *(np.concatenate(column) for column in zip(*(vars(p).values() for p in pieces), strict=True))
+        )
 
-def per_image(outputs: Tensor, targets: Tensor) -> PerImage:
+
+def of_255(pixels: Tensor) -> Tensor:
+    """uint8 → float64 from 0 to 1."""
+    return pixels.double() / 255
+
+
+def per_image(
+    outputs: Tensor, targets: Tensor, output_unit: Unit = of_255, target_unit: Unit = of_255
+) -> PerImage:
     """Compare images pixel by pixel.
 
-    L1 is the mean of |a-b|/255; PSNR 10·log10(255²/MSE); SSIM that of Wang et al. 2004 with an
-    11×11 Gaussian window of σ = 1.5.
+    On the 0–1 scale L1 is the mean of |a-b|; PSNR 10·log10(1/MSE); SSIM that of Wang et al. 2004 with an
+    11×11 Gaussian window of σ = 1.5, channel by channel.
 
     Args:
-        outputs, targets: uint8 [n, channels, height, width], at least 11 px on a side.
+        outputs, targets: [n, channels, height, width], at least 11 px on a side.
+        output_unit, target_unit: one image of each [channels, height, width] → float64 from 0 to 1.
     """
     rows: list[tuple[float, float, float]] = []
     # One at a time: memory does not grow with the number of images.
     for output, target in zip(outputs, targets, strict=True):
-        a, b = output[None].double() / 255, target[None].double() / 255
+        a, b = output_unit(output)[None], target_unit(target)[None]
         mse = float(((a - b) ** 2).mean())
         psnr_db = min(MAX_PSNR_DB, -10 * np.log10(mse)) if mse else MAX_PSNR_DB
         # In double its convolutions take 30 times as long.
@@ -65,16 +81,120 @@ class _Features(nn.Module):
         return features
 
 
+class _Moments(FrechetInceptionDistance):
+    """Means and covariances of features [n, size], summed up in float64."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(feature=_Features(size))
+        self.set_dtype(torch.float64)
+
+
+class SetDistance:
+    """How far a set of images is from the real ones, by features that come in pieces, in order.
+
+    Memory does not grow with the number of images: moments are summed up, and of the features only those are
+    kept that a random subset takes. Of fewer images than a feature vector has values all are kept, and the
+    Fréchet distance is found in the space that they span.
+
+    Args:
+        size: of a feature vector.
+        real_count, other_count: how many images there will be.
+        subsets, subset_size, seed: see `kernel_distance`.
+    """
+
+    def __init__(
+        self, size: int, real_count: int, other_count: int, subsets: int, subset_size: int, seed: int = 0
+    ) -> None:
+        # Moments of few images would be mostly zeros.
+        self._summed = _Moments(size) if real_count + other_count >= size else None
+        self._few: tuple[list[Tensor], list[Tensor]] = ([], [])
+        subset_size = min(subset_size, real_count, other_count)
+        drawn: tuple[list[Tensor], list[Tensor]] = ([], [])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for _ in range(subsets):
+                for rows, count in zip(drawn, (real_count, other_count), strict=True):
+                    rows.append(torch.randperm(count)[:subset_size].clone())
+        self._real, self._other = (_Kept(torch.stack(rows)) for rows in drawn)
+
+    def add_real(self, features: Tensor) -> None:
+        """The next real images: float32 [n, size]."""
+        self._count(features, real=True)
+        self._real.add(features)
+
+    def add(self, features: Tensor) -> None:
+        """The next of the other images: float32 [n, size]."""
+        self._count(features, real=False)
+        self._other.add(features)
+
+    def _count(self, features: Tensor, real: bool) -> None:
+        if self._summed is not None:
+            self._summed.update(features.double(), real=real)
+        else:
+            self._few[0 if real else 1].append(features)
+
+    def frechet(self) -> float:
+        """See `frechet_distance`."""
+        if self._summed is not None:
+            return float(self._summed.compute())
+        real, other = _in_their_span(*(torch.cat(pieces).double() for pieces in self._few))
+        moments = _Moments(real.shape[1])
+        moments.update(real, real=True)
+        moments.update(other, real=False)
+        return float(moments.compute())
+
+    def kernel(self) -> tuple[float, float]:
+        """See `kernel_distance`."""
+        distances = torch.stack(
+            [
+                poly_mmd(real, other)
+                for real, other in zip(self._real.subsets(), self._other.subsets(), strict=True)
+            ]
+        )
+        return float(distances.mean()), float(distances.std(unbiased=False))
+
+
+class _Kept:
+    """Of features that come in pieces, those that a subset takes.
+
+    Args:
+        rows: int64 [subsets, subset_size]: the images of each subset.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows = rows
+        self._wanted = torch.unique(rows)
+        self._pieces: list[Tensor] = []
+        self._seen = 0
+
+    def add(self, features: Tensor) -> None:
+        first, last = torch.searchsorted(
+            self._wanted, torch.tensor([self._seen, self._seen + len(features)])
+        ).tolist()
+        self._pieces.append(features[self._wanted[first:last] - self._seen])
+        self._seen += len(features)
+
+    def subsets(self) -> Iterator[Tensor]:
+        features = torch.cat(self._pieces)
+        for rows in self._rows:
+            yield features[torch.searchsorted(self._wanted, rows)].double()
+
+
 def frechet_distance(real: Tensor, other: Tensor) -> float:
     """Fréchet distance of the Gaussians fitted to two sets of features [n, size] (Heusel et al. 2017).
 
     Biased upwards on few images: compare values of the same number of images only.
     """
-    metric = FrechetInceptionDistance(feature=_Features(real.shape[1]))
-    metric.set_dtype(torch.float64)
-    metric.update(real.double(), real=True)
-    metric.update(other.double(), real=False)
-    return float(metric.compute())
+    return _distance(real, other, subsets=1, subset_size=1).frechet()
+
+
+def _in_their_span(*sets: Tensor) -> Sequence[Tensor]:
+    """The same few points by their coordinates in the space that they span; distances are the same there.
+
+    With fewer images than features, covariances are mostly zeros, whose eigenvalues take seconds to find.
+    """
+    basis = torch.linalg.qr(torch.cat(sets).T).Q
+    return [points @ basis for points in sets]
 
 
 def kernel_distance(
@@ -92,17 +212,11 @@ def kernel_distance(
     Returns:
         Mean and standard deviation over the subsets.
     """
-    with warnings.catch_warnings():
-        # It warns that it keeps all features; they were in memory before.
-        warnings.simplefilter("ignore")
-        metric = KernelInceptionDistance(
-            feature=_Features(real.shape[1]),
-            subsets=subsets,
-            subset_size=min(subset_size, len(real), len(other)),
-        )
-    metric.update(real.double(), real=True)
-    metric.update(other.double(), real=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        mean, std = metric.compute()
-    return float(mean), float(std)
+    return _distance(real, other, subsets, subset_size, seed).kernel()
+
+
+def _distance(real: Tensor, other: Tensor, subsets: int, subset_size: int, seed: int = 0) -> SetDistance:
+    distance = SetDistance(real.shape[1], len(real), len(other), subsets, subset_size, seed)
+    distance.add_real(real)
+    distance.add(other)
+    return distance

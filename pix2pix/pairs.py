@@ -1,131 +1,56 @@
-"""Pairs: finding them in a folder, splitting them, preparing them."""
+"""Pairs: splitting them, preparing them."""
 
 import hashlib
-import re
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from . import images
+from .decoding import DEFAULT_LIMITS, Limits, Samples, UnreadableImage, decode
+from .encoding import RGB8, Encoding
 from .errors import UserError
-from .images import IMAGE_SUFFIXES, Pixels, UnreadableImage
-from .pair_set import split_sha256
-from .params import Prepare
+from .layouts import Pair, Reject
+from .manifest import Split
+from .pair_set import update_split
+from .params import Combined, Derive, Direction, Params, Resize, Size, height_width, said_size
 
-Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-SIDES = ("A", "B")
-# What file systems take.
-MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Where one pair comes from: one combined file (A on the left, B on the right), or two files."""
+class Recipe:
+    """What decides a prepared pair's pixels, beside its files."""
 
-    name: str
-    split: Split | None
-    a: Path
-    b: Path | None = None
+    direction: Direction
+    combined: Combined
+    derive: Derive
+    resize_input: Resize
+    resize_target: Resize
+    image_px: Size
+    load_px: Size
+    input: Encoding = RGB8
+    target: Encoding = RGB8
+    limits: Limits = DEFAULT_LIMITS
 
-    @property
-    def is_combined(self) -> bool:
-        return self.b is None
+    @classmethod
+    def of(cls, params: Params, source: Encoding = RGB8, target: Encoding = RGB8) -> "Recipe":
+        return cls(
+            direction=params.dataset.direction,
+            combined=params.dataset.combined,
+            derive=params.dataset.derive,
+            resize_input=params.prepare.resize_input,
+            resize_target=params.prepare.resize_target,
+            image_px=params.prepare.image_px,
+            load_px=params.prepare.load_px,
+            input=source,
+            target=target,
+            limits=Limits(params.prepare.max_pixels, params.prepare.max_file_mb),
+        )
 
-
-@dataclass(frozen=True)
-class Reject:
-    """A file that cannot be used and why, in words that fit behind its name."""
-
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What became of a pair: its name, the digest of its pixels, the size its sides came in."""
-
-    name: str
-    sha256: str
-    source_size: str
-
-
-# --- finding -----------------------------------------------------------------------------------------
-
-
-def find_pairs(folder: Path) -> tuple[list[Pair], list[Reject]]:
-    """Find the pairs below a folder, in a fixed order.
-
-    A folder called train, val or test anywhere on a file's path is its split; one called A or B its side;
-    what is left of the path is its name. Files without a side are combined images. Hidden files and macOS's
-    `__MACOSX` are passed over.
-    """
-    sides: dict[tuple[Split | None, str], dict[str, Path]] = {}
-    rejects: list[Reject] = []
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() not in IMAGE_SUFFIXES or not file.is_file():
-            continue
-        relative = PurePosixPath(file.relative_to(folder).as_posix())
-        if any(part.startswith(".") or part == "__MACOSX" for part in relative.parts):
-            continue
-        split, side, name = _place(relative)
-        if problem := _name_problem(name):
-            rejects.append(Reject(repr(str(relative)), problem))
-            continue
-        found = sides.setdefault((split, name), {})
-        if side in found or (found and (side == "" or "" in found)):
-            rejects.append(Reject(str(relative), f"a second file for the pair {name}"))
-        else:
-            found[side] = file
-    pairs = []
-    has_splits = any(split for split, _ in sides)
-    for (split, name), found in sides.items():
-        files = {side: str(file.relative_to(folder)) for side, file in found.items()}
-        if has_splits and split is None:
-            rejects += [Reject(name, "lies outside the split folders") for name in files.values()]
-        elif "" in found:
-            pairs.append(Pair(name, split, found[""]))
-        elif len(found) == len(SIDES):
-            pairs.append(Pair(name, split, found["A"], found["B"]))
-        else:
-            ((side, lonely),) = files.items()
-            other = "B" if side == "A" else "A"
-            rejects.append(Reject(lonely, f"has no partner of the same name in {other}/"))
-    return pairs, rejects
-
-
-def _place(relative: PurePosixPath) -> tuple[Split | None, str, str]:
-    split: Split | None = None
-    side = ""
-    rest = []
-    for folder in relative.parts[:-1]:
-        # train, A and a each say one thing; trainA says both.
-        joined = re.fullmatch(r"(train|val|validation|test)[_-]?([ab])", folder, re.IGNORECASE)
-        if split is None and not side and joined:
-            split, side = SPLIT_FOLDERS[joined[1].lower()], joined[2].upper()
-        elif split is None and folder.lower() in SPLIT_FOLDERS:
-            split = SPLIT_FOLDERS[folder.lower()]
-        elif not side and folder.upper() in SIDES:
-            side = folder.upper()
-        else:
-            rest.append(folder)
-    # macOS takes letters like é apart; a name must be the same text wherever it was typed.
-    return split, side, unicodedata.normalize("NFC", "__".join([*rest, relative.stem]))
-
-
-def _name_problem(name: str) -> str:
-    # Surrogates stand for bytes that are no UTF-8.
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        return "has a name that is not plain text"
-    too_long = len(f"{name}.png".encode()) > MAX_NAME_BYTES
-    return "has too long a name, with its folders" if too_long else ""
+    def size_px(self, split: Split) -> Size:
+        """The size that pairs of a split are stored at."""
+        return self.load_px if split == "train" else self.image_px
 
 
 # --- splitting ---------------------------------------------------------------------------------------
@@ -199,102 +124,125 @@ def check_not_empty(counts: dict[Split, int], rule: str) -> None:
 # --- preparing ---------------------------------------------------------------------------------------
 
 
-def read_pair(pair: Pair) -> tuple[Pixels, Pixels]:
-    """Decode the two sides of a pair, A first: uint8 [height, width, 3] each, of one size.
+def read_pair(
+    pair: Pair,
+    raw: Path,
+    combined: Combined,
+    encodings: tuple[Encoding, Encoding] = (RGB8, RGB8),
+    limits: Limits = DEFAULT_LIMITS,
+) -> tuple[Samples, Samples]:
+    """Decode the two sides of a pair, A first: [height, width, channels] each, of one size.
+
+    Args:
+        raw: the folder that the pair's paths are relative to.
+        encodings: of A and B.
 
     Raises:
-        UnreadableImage: a side does not decode, or the two do not match.
+        UnreadableImage: a side does not decode or is of another kind, or the two do not match.
     """
-    if pair.is_combined:
-        both = images.read_rgb(pair.a)
-        width = both.shape[1]
-        if width % 2:
-            raise UnreadableImage(f"has an odd width of {width} px, so it has no two equal halves")
-        return both[:, : width // 2], both[:, width // 2 :]
-    assert pair.b is not None
-    a = images.read_rgb(pair.a)
+    encoding_a, encoding_b = encodings
+    if pair.b is None:
+        if encoding_a.classes or encoding_b.classes:
+            raise UnreadableImage("is a combined image; class indices need a file of their own, in A/ or B/")
+        a, b = halves(decode(raw / pair.a, encoding_a.alpha, limits), combined)
+        return encoding_a.fit(a), encoding_b.fit(b)
+    a = encoding_a.read(raw / pair.a, limits)
     try:
-        b = images.read_rgb(pair.b)
+        b = encoding_b.read(raw / pair.b, limits)
     except UnreadableImage as error:
-        # Pairs are named by their file in A/, which is not the broken one here.
-        raise UnreadableImage(f"has a partner, {pair.b.name} in B/, that {error}") from None
-    if a.shape != b.shape:
+        # Pairs are named by the file of side A, which is not the broken one here.
+        raise UnreadableImage(f"has a partner, {pair.b}, that {error}") from None
+    if a.shape[:2] != b.shape[:2]:
         raise UnreadableImage(f"its sides differ in size: A {_size(a)}, B {_size(b)}")
     return a, b
 
 
-def prepare_pair(
-    pair: Pair, folder: Path, side_px: int, direction: str, resize_input: str, resize_target: str
-) -> Prepared:
-    """Write folder/input/NAME.png and folder/target/NAME.png, square, side_px on a side.
+def halves(both: Samples, combined: Combined) -> tuple[Samples, Samples]:
+    """A combined image cut into its sides, A first.
+
+    Raises:
+        UnreadableImage: it has no two equal halves.
+    """
+    height, width = both.shape[:2]
+    if combined == "stacked":
+        if height % 2:
+            raise UnreadableImage(f"has an odd height of {height} px, so it has no two equal halves")
+        return both[: height // 2], both[height // 2 :]
+    if width % 2:
+        raise UnreadableImage(f"has an odd width of {width} px, so it has no two equal halves")
+    return both[:, : width // 2], both[:, width // 2 :]
+
+
+def sides(pair: Pair, raw: Path, recipe: Recipe, size_px: Size) -> tuple[Samples, Samples, str]:
+    """Input and target of a pair as training sees them, and the size they came in.
+
+    Args:
+        size_px: the side of a square, or height and width.
+
+    Returns:
+        [height, width, channels] each, as the recipe's encodings say. A derived side A is made at this size,
+        so that a line is as wide and a blur as strong as is seen, whatever size the photo has.
 
     Raises:
         UnreadableImage: see `read_pair`.
     """
-    a, b = read_pair(pair)
-    source, target = (a, b) if direction == "AtoB" else (b, a)
-    digest = hashlib.sha256()
-    for side, pixels, method in (("input", source, resize_input), ("target", target, resize_target)):
-        resized = np.ascontiguousarray(images.resize(pixels, side_px, side_px, method))
-        images.write_png(folder / side / f"{pair.name}.png", resized)
-        digest.update(resized.tobytes())
-    return Prepared(pair.name, digest.hexdigest(), _size(a))
+    forwards = recipe.direction == "AtoB"
+    method_a, method_b = recipe.resize_input, recipe.resize_target
+    encoding_a, encoding_b = recipe.input, recipe.target
+    if not forwards:
+        method_a, method_b, encoding_a, encoding_b = method_b, method_a, encoding_b, encoding_a
+    height, width = height_width(size_px)
+    if recipe.derive == "none":
+        a, b = read_pair(pair, raw, recipe.combined, (encoding_a, encoding_b), recipe.limits)
+        size = _size(a)
+        a = images.resize(a, height, width, method_a)
+        b = images.resize(b, height, width, method_b)
+    else:
+        # OpenCV takes a while to load and most data brings both sides.
+        from . import derive
+
+        b = encoding_b.read(raw / pair.a, recipe.limits)
+        size = _size(b)
+        b = images.resize(b, height, width, method_b)
+        a = derive.derive(b, recipe.derive, pair.name)
+    source, target = (a, b) if forwards else (b, a)
+    return source, target, size
 
 
-def prepare_splits(
-    splits: dict[Split, list[Pair]],
-    folder: Path,
-    raw: Path,
-    prepare: Prepare,
-    direction: str,
-    on_pair: Callable[[int], None],
-    workers: int,
-) -> tuple[dict[Split, list[Prepared]], list[Reject]]:
-    """Prepare every pair on all cores; training pairs at load_px, the others at image_px.
+@dataclass
+class SplitTally:
+    """A split's pairs as they come in, in order of name."""
 
-    Decoding, resizing and encoding run outside Python's lock, so threads are enough.
-    """
-    done: dict[Split, list[Prepared]] = {split: [] for split in SPLITS}
-    rejects = []
-    finished = 0
-    with ThreadPoolExecutor(workers) as pool:
-        for split, pairs in splits.items():
-            for side in ("input", "target"):
-                (folder / split / side).mkdir(parents=True)
-            side_px = prepare.load_px if split == "train" else prepare.image_px
-            arguments = (folder / split, side_px, direction, prepare.resize_input, prepare.resize_target)
-            jobs = [pool.submit(prepare_pair, pair, *arguments) for pair in pairs]
-            try:
-                for pair, job in zip(pairs, jobs, strict=True):
-                    try:
-                        done[split].append(job.result())
-                    except UnreadableImage as error:
-                        rejects.append(Reject(str(pair.a.relative_to(raw)), str(error)))
-                    finished += 1
-                    on_pair(finished)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    return done, rejects
+    pairs: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, name: str, sha256: str) -> None:
+        self.pairs += 1
+        update_split(self.digest, name, sha256)
 
 
 def summary(
-    done: dict[Split, list[Prepared]], rejects: Sequence[Reject], rule: str, prepare: Prepare
+    tallies: Mapping[Split, SplitTally],
+    sizes: Mapping[str, int],
+    rejects: Sequence[Reject],
+    rule: str,
+    recipe: Recipe,
 ) -> dict[str, Any]:
-    """The content of reports/data.json."""
-    sizes = Counter(pair.source_size for pairs in done.values() for pair in pairs)
+    """What reports/data.json has of the pairs.
+
+    Args:
+        sizes: how many pairs came in each size.
+    """
     return {
         "split_rule": rule,
-        "image_px": prepare.image_px,
-        "load_px": prepare.load_px,
-        "resize_input": prepare.resize_input,
-        "resize_target": prepare.resize_target,
+        # No list, which dvc would try to draw.
+        "image_px": recipe.image_px if isinstance(recipe.image_px, int) else said_size(recipe.image_px),
+        "load_px": recipe.load_px if isinstance(recipe.load_px, int) else said_size(recipe.load_px),
+        "resize_input": recipe.resize_input,
+        "resize_target": recipe.resize_target,
         "splits": {
-            split: {
-                "pairs": len(pairs),
-                "sha256": split_sha256((pair.name, pair.sha256) for pair in pairs),
-            }
-            for split, pairs in done.items()
+            split: {"pairs": tally.pairs, "sha256": tally.digest.hexdigest()}
+            for split, tally in tallies.items()
         },
         "source_sizes": dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:20]),
         # By file, not as a list: dvc would try to draw one.
@@ -302,5 +250,5 @@ def summary(
     }
 
 
-def _size(pixels: Pixels) -> str:
+def _size(pixels: Samples) -> str:
     return f"{pixels.shape[1]}×{pixels.shape[0]}"

@@ -4,6 +4,7 @@ No torch in here: the command line validates the file before anything heavy is l
 """
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,13 +18,23 @@ from .errors import UserError
 PARAMS_FILE = Path("params.yaml")
 
 Direction = Literal["AtoB", "BtoA"]
+Combined = Literal["side-by-side", "stacked"]
+Derive = Literal["none", "edges", "grayscale", "blur", "downscale", "mask"]
 Resize = Literal["nearest", "area", "bicubic"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Features = Literal["efficientnet-lite0", "inception-2015-12-05"]
 PrimaryMetric = Literal["kernel_distance", "frechet_distance", "l1", "psnr_db", "ssim"]
+Range = Literal["full", "percentiles"]
+Alpha = Literal["white", "black", "keep"]
 Share = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Channels = Literal["auto"] | Annotated[int, Field(ge=1, le=4096)]
 # YAML has lists where Python's frozen models want tuples.
 Blocks = Annotated[tuple[Annotated[int, Field(ge=1, le=8)], ...], Strict(False)]
+
+# A square's side, or height and width.
+Size = int | tuple[int, int]
+Side = Annotated[int, Field(ge=32, le=4096)]
 
 MIN_LEVELS, MAX_LEVELS = 5, 8
 EMBEDDED_NAME, EMBEDDED_SOURCE = "embedded", "pix2pix/synthetic.py"
@@ -41,6 +52,8 @@ class Dataset(Section):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     source: str = Field(min_length=1)
     sha256: str = Field(pattern=r"^([0-9a-f]{64})?$")
+    combined: Combined
+    derive: Derive
     direction: Direction
     licence: str
 
@@ -48,23 +61,33 @@ class Dataset(Section):
 class Prepare(Section):
     """How pairs are split and resized."""
 
-    image_px: int = Field(ge=32, le=4096)
+    image_px: Side | Annotated[tuple[Side, Side], Strict(False)]
     resize_input: Resize
     resize_target: Resize
     val_share: Share
     test_share: Share
     max_bad_share: Share
+    alpha: Alpha
+    classes: int = Field(ge=0, le=4096)
+    range_input: Range
+    range_target: Range
+    percentiles: Annotated[tuple[Percent, Percent], Strict(False)]
+    max_pixels: int = Field(ge=1)
+    max_file_mb: int = Field(ge=1)
 
     @property
-    def load_px(self) -> int:
-        """The side training pairs are stored at; a random image_px crop of it is what the network sees."""
-        return round(self.image_px * 286 / 256)
+    def load_px(self) -> Size:
+        """The size training pairs are stored at; a random image_px crop of it is what the network sees."""
+        height, width = (round(side * 286 / 256) for side in height_width(self.image_px))
+        return (height, width) if isinstance(self.image_px, tuple) else height
 
 
 class Model(Section):
     """The two networks."""
 
     architecture: Literal["unet", "encoder-decoder"]
+    in_channels: Channels
+    out_channels: Channels
     generator_channels: int = Field(ge=1, le=512)
     upsample: Literal["deconv", "resize"]
     dropout_blocks: Blocks
@@ -112,6 +135,11 @@ class Train(Section):
     on_collapse: Literal["warn", "stop"]
     device: Device
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
+    cache: Literal["auto", "device", "stream"]
+    precision: Literal["auto", "fp32", "bf16"]
+    cuda_graph: Literal["auto", "off"]
+    deterministic: bool
+    processes: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
     warm_start: str = Field(pattern=r"^([0-9a-f]{64})?$")
 
 
@@ -158,6 +186,7 @@ class Run(Section):
     progress: Literal["auto", "bar", "lines"]
     log_every_steps: int = Field(ge=1)
     checkpoint_every_epochs: int = Field(ge=1)
+    loader_workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)]
     tracking: bool
     tracked_grids: int = Field(ge=0)
 
@@ -186,7 +215,16 @@ class Params(Section):
             )
         image_px = self.prepare.image_px
         valid = 2**MIN_LEVELS
-        if image_px % valid:
+        if isinstance(image_px, tuple):
+            if any(side % valid for side in image_px):
+                # Halves go up, so that nothing of the image is lost.
+                nearest_sides = [max(1, int(side / valid + 0.5)) * valid for side in image_px]
+                raise _mistake(
+                    "prepare.image_px",
+                    list(image_px),
+                    f"must be multiples of {valid}; nearest: {nearest_sides}",
+                )
+        elif image_px % valid:
             below, above = image_px // valid * valid, -(-image_px // valid) * valid
             nearest = f"{above}" if below == 0 else f"{below} or {above}"
             raise _mistake("prepare.image_px", image_px, f"must be a multiple of {valid}; nearest: {nearest}")
@@ -196,25 +234,64 @@ class Params(Section):
                 raise _mistake(
                     "model.dropout_blocks",
                     list(self.model.dropout_blocks),
-                    f"a generator for {image_px} px has decoder blocks 1 to {top} before its last",
+                    f"a generator for {said_size(image_px)} px has decoder blocks 1 to {top} before its last",
                 )
         # Each layer of stride 2 halves the map and the two of stride 1 take a pixel each.
         layers = self.model.discriminator_layers
-        if layers and image_px // 2**layers - 2 < 1:
+        if layers and min(height_width(image_px)) // 2**layers - 2 < 1:
             raise _mistake(
                 "model.discriminator_layers",
                 self.model.discriminator_layers,
-                f"leaves no patch at {image_px} px; use fewer layers or larger images",
+                f"leaves no patch at {said_size(image_px)} px; use fewer layers or larger images",
             )
+        self._prepare_fits()
         if self.train.gan_loss == "none" and self.train.lambda_l1 == 0:
             raise _mistake(
                 "train.lambda_l1", self.train.lambda_l1, "with train.gan_loss = none leaves no loss"
             )
+        processes = self.train.processes
+        if processes != "auto" and self.train.batch % processes:
+            allowed = f"train.batch = {self.train.batch} has no {processes} equal shares; make it a multiple"
+            raise _mistake("train.processes", processes, allowed)
         val_share, test_share = self.prepare.val_share, self.prepare.test_share
         if val_share + test_share >= 1:
             allowed = f"with prepare.val_share = {val_share} nothing is left to train on; lower their sum"
             raise _mistake("prepare.test_share", test_share, allowed)
         return self
+
+    def _prepare_fits(self) -> None:
+        prepare = self.prepare
+        low, high = prepare.percentiles
+        if low >= high:
+            raise _mistake(
+                "prepare.percentiles", list(prepare.percentiles), "the second must be above the first"
+            )
+        if prepare.classes == 1:
+            raise _mistake("prepare.classes", 1, "must be 0 (no label maps) or at least 2")
+        if prepare.classes and prepare.resize_input != "nearest":
+            raise _mistake(
+                "prepare.resize_input", prepare.resize_input, "must be nearest, since prepare.classes is set"
+            )
+        if prepare.alpha == "keep" and self.dataset.derive != "none":
+            raise _mistake(
+                "prepare.alpha", prepare.alpha, "must be white or black, since dataset.derive makes the input"
+            )
+        if prepare.classes and self.dataset.derive != "none":
+            raise _mistake(
+                "prepare.classes", prepare.classes, "must be 0, since dataset.derive makes the input"
+            )
+        if prepare.classes and prepare.range_input != "full":
+            raise _mistake(
+                "prepare.range_input", prepare.range_input, "must be full, since prepare.classes is set"
+            )
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels of the generator's input and output; where the data decides, of RGB or the classes."""
+        inputs, outputs = self.model.in_channels, self.model.out_channels
+        return (
+            self.prepare.classes or 3
+        ) if inputs == "auto" else inputs, 3 if outputs == "auto" else outputs
 
     @property
     def levels(self) -> int:
@@ -222,10 +299,19 @@ class Params(Section):
         return unet_levels(self.prepare.image_px)
 
 
-def unet_levels(image_px: int) -> int:
-    """How often `image_px` can be halved, at most 8: 256 → 8, 128 → 7, 512 → 8, 96 → 5."""
-    halvings = (image_px & -image_px).bit_length() - 1
-    return min(halvings, MAX_LEVELS)
+def unet_levels(image_px: Size) -> int:
+    """How often both sides can be halved, at most 8: 256 → 8, 128 → 7, 512 → 8, 96 → 5, [96, 512] → 5."""
+    return min(MAX_LEVELS, *((side & -side).bit_length() - 1 for side in height_width(image_px)))
+
+
+def height_width(image_px: Size) -> tuple[int, int]:
+    """Both sides of a size that is one number where they are equal."""
+    return image_px if isinstance(image_px, tuple) else (image_px, image_px)
+
+
+def said_size(image_px: Size) -> str:
+    """256, or 256×512: height and width."""
+    return str(image_px) if isinstance(image_px, int) else "×".join(map(str, image_px))
 
 
 def load(path: Path = PARAMS_FILE) -> Params:
@@ -250,6 +336,8 @@ def validate(values: Any, origin: str) -> Params:
 def read_yaml(path: Path) -> Any:
     """Parse a YAML 1.2 file, the dialect DVC writes: 1e-4 is a number, yes and no are words."""
     try:
+        if (size_bytes := path.stat().st_size) > MAX_YAML_BYTES:
+            raise UserError(f"{path}: has {size_bytes:,} bytes; a file of parameters has some thousand")
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run this in the project's folder") from None
@@ -258,6 +346,11 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: line {line}: {error.problem or 'is not YAML'}") from None
     except (OSError, ValueError, YAMLError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply to be parameters") from None
+    except LookupError as error:
+        # The parser's own, over `!!bool x` or `!!int ''`.
+        raise UserError(f"{path}: has a value that is not what its tag says ({error})") from None
 
 
 def known_keys() -> list[str]:
@@ -274,16 +367,25 @@ def _section_class(annotation: Any) -> type[Section]:
     return annotation
 
 
+# Of what YAML's aliases and brackets can make, time and memory are bounded by the bytes that ask for it.
+MAX_YAML_BYTES = 2**18
+# A line for people: a value may be a book, or ten thousand million words behind ten aliases.
+MAX_SHOWN = 100
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MAX_SHOWN
+_SHORT.maxlevel = 2
+
+
 def _mistake(key: str, value: Any, allowed: str) -> PydanticCustomError:
     # Braces in a value must not be taken for the template's own.
-    return PydanticCustomError("misfit", "{line}", {"line": f"{key} = {value!r}: {allowed}"})
+    return PydanticCustomError("misfit", "{line}", {"line": f"{key} = {_SHORT.repr(value)}: {allowed}"})
 
 
 def _one_line(errors: list[ErrorDetails], values: Any) -> str:
     # An unknown key is most likely the cause of the missing one beside it.
     first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
     # Pydantic adds the name of a union's member to the place of an error; a key never has three parts.
-    key = ".".join(str(part) for part in first["loc"][:2])
+    key = ".".join(str(part)[:MAX_SHOWN] for part in first["loc"][:2])
     value = _at(values, first["loc"][:2])
     if first["type"] == "misfit":
         line = first["msg"]
@@ -291,11 +393,11 @@ def _one_line(errors: list[ErrorDetails], values: Any) -> str:
         line = f"{key}: unknown key{_suggestion(key)}"
     elif first["type"] == "invalid_key":
         line = f"{key}: unknown key; every key is a text"
-    elif first["type"] == "missing":
+    elif first["type"] == "missing" and len(first["loc"]) < 3:
         line = f"{key}: missing; see params.yaml in the repository for its default"
     else:
         allowed = "must be a mapping of keys" if len(first["loc"]) == 1 else _allowed(key, errors)
-        line = f"{key} = {value!r}: {allowed}"
+        line = f"{key} = {_SHORT.repr(value)}: {allowed}"
     more = len({error["loc"][:2] for error in errors}) - 1
     return line + (f" (and {more} more)" if more else "")
 
@@ -320,6 +422,8 @@ def _suggestion(key: str) -> str:
 
 
 def _allowed(key: str, errors: list[ErrorDetails]) -> str:
+    if key in _ALLOWED:
+        return f"must be {_ALLOWED[key]}"
     parts = [error["msg"] for error in errors if ".".join(map(str, error["loc"][:2])) == key]
     readable = []
     for part in dict.fromkeys(parts):
@@ -330,6 +434,11 @@ def _allowed(key: str, errors: list[ErrorDetails]) -> str:
     return "must be " + " or ".join(readable)
 
 
+# What pydantic says of unions and tuples is of its own insides.
+_ALLOWED = {
+    "prepare.image_px": "a whole number from 32 to 4096, or two of them as [height, width]",
+    "prepare.percentiles": "a list of two numbers from 0 to 100",
+}
 _WORDS = {
     "String should match pattern": "a text that matches",
     "String should have at least 1 character": "a text of at least one character",

@@ -9,6 +9,7 @@ from typing import Any
 from .params import Evaluate
 
 TEST_PAIRS = Path("data/pairs/test")
+BATCH = 8
 
 
 def measure(settings: Evaluate, onnx: Path) -> dict[str, Any]:
@@ -26,10 +27,10 @@ def measure(settings: Evaluate, onnx: Path) -> dict[str, Any]:
             cannot be had.
     """
     import numpy as np
-    import torch
 
-    from . import devices, features, measurement, metrics, pair_set
+    from . import devices, features, measurement, metrics
     from .errors import UserError
+    from .pair_files import PairFiles
     from .translator import Translator
 
     if not TEST_PAIRS.is_dir():
@@ -39,15 +40,21 @@ def measure(settings: Evaluate, onnx: Path) -> dict[str, Any]:
     devices.compute_exactly()
     translator = Translator(onnx)
     extractor = features.load(settings.features, settings.features_path, device)
-    test = pair_set.load_split(TEST_PAIRS)
-    outputs = np.stack([translator(pixels.transpose(1, 2, 0)).transpose(2, 0, 1) for pixels in test.inputs])
-    compared = metrics.per_image(torch.from_numpy(outputs), torch.from_numpy(test.targets))
-    found = measurement.distances(extractor, settings, test.targets, {"model": outputs})
+    test = PairFiles.find(TEST_PAIRS)
+    source, target = translator.input, translator.target
+    test.refuse_other(source, target, str(onnx))
+    distances = measurement.Distances(extractor, settings, len(test), {"model": len(test)})
+    compared = []
+    for inputs, targets in test.batches(BATCH):
+        outputs = np.stack([translator(pixels.transpose(1, 2, 0)).transpose(2, 0, 1) for pixels in inputs])
+        compared.append(measurement.per_image(outputs, target, targets, target))
+        distances.add_targets(measurement.pictures(targets, target))
+        distances.add("model", measurement.pictures(outputs, target))
     report = {
         "images": len(test),
-        "split_sha256": test.sha256,
+        "split_sha256": test.sha256(),
         "features": {"name": extractor.name, "weights_sha256": extractor.weights_sha256},
-        "model": compared.means() | found["model"],
+        "model": metrics.PerImage.joined(compared).means() | distances.found()["model"],
     }
     measured = measurement.rounded(report)
     assert isinstance(measured, dict)

@@ -10,9 +10,9 @@ import torch
 
 from .augment import to_pixels, to_unit_range
 from .checkpoint import load_generator
+from .decoding import Samples
 from .errors import UserError
-from .images import Pixels
-from .translator import pad
+from .images import pad
 
 
 class Sampler:
@@ -23,7 +23,8 @@ class Sampler:
     """
 
     def __init__(self, path: Path) -> None:
-        generator, _ = load_generator(path)
+        generator, config = load_generator(path)
+        self.input, self.target = config.input, config.target
         if not generator.has_dropout:
             raise UserError(
                 f"{path}: has no dropout, so every sample would be the same; "
@@ -32,20 +33,21 @@ class Sampler:
         self._generator = generator.draw_dropout()
 
     @torch.inference_mode()
-    def __call__(self, image: Pixels, samples: int, seed: int) -> Pixels:
+    def __call__(self, image: Samples, samples: int, seed: int) -> Samples:
         """Draw outputs of any size.
 
         Args:
-            image: uint8 [height, width, channels].
+            image: [height, width, channels] as `input` says.
             seed: the same seed draws the same samples of the same image.
 
         Returns:
-            uint8 [samples, height, width, channels].
+            [samples, height, width, channels] as `target` says.
         """
         torch.manual_seed(seed)
         height, width = image.shape[:2]
         padded = torch.from_numpy(pad(image, self._generator.multiple)).permute(2, 0, 1)[None]
         # One at a time: each is normalised by its own statistics.
-        drawn = [to_pixels(self._generator(to_unit_range(padded)))[0] for _ in range(samples)]
+        unit = to_unit_range(padded, self.input)
+        drawn = [to_pixels(self._generator(unit), self.target)[0] for _ in range(samples)]
         outputs = torch.stack(drawn).permute(0, 2, 3, 1).numpy()
         return np.ascontiguousarray(outputs[:, :height, :width])

@@ -28,7 +28,11 @@ def load(generator: Generator, onnx_sha256: str) -> None:
             f"params.yaml: train.warm_start = {onnx_sha256[:12]}…: {path} is not there or damaged; "
             "`pix2pix pull --model models:/NAME/VERSION` gets it"
         )
-    weights = _weights(path.read_bytes())
+    try:
+        weights = _weights(path.read_bytes())
+    # protobuf's own class is not its public one.
+    except Exception as error:
+        raise UserError(f"{path}: is not an exported generator ({type(error).__name__}: {error})") from None
     wanted = generator.state_dict()
     for name, tensor in wanted.items():
         given = tuple(weights[name].shape) if name in weights else "none"

@@ -3,20 +3,21 @@
 import csv
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from pix2pix import checkpoint, devices, features, images, measurement, metrics, pair_set
+from pix2pix import checkpoint, devices, features, images, measurement
 from pix2pix.augment import to_pixels, to_unit_range
+from pix2pix.checkpoint import GeneratorConfig
+from pix2pix.decoding import Samples
 from pix2pix.files import atomic_file, sha256_file, write_json
 from pix2pix.generator import Generator
-from pix2pix.images import Pixels
+from pix2pix.images import pad
 from pix2pix.metrics import PerImage
-from pix2pix.pair_set import PairSet
+from pix2pix.pair_files import PairFiles
 from pix2pix.params import Params
 
 from .console import duration, progress
@@ -37,52 +38,68 @@ def evaluate(params: Params) -> None:
     device, why = devices.choose("auto")
     devices.set_threads("auto")
     devices.compute_exactly()
-    generator, _ = checkpoint.load_generator(GENERATOR)
+    generator, config = checkpoint.load_generator(GENERATOR)
+    source, target = config.input, config.target
+    generator.to(device)
     extractor = features.load(params.evaluate.features, params.evaluate.features_path, device)
-    test = pair_set.load_split(PAIRS / "test")
-    train_targets = _at_side(pair_set.load_split(PAIRS / "train").targets, test.targets.shape[-1])
-    with progress("evaluate", total=len(test), unit="images", style=params.run.progress) as update:
-        outputs = _translate(generator.to(device), test, device, update)
-    measured = metrics.per_image(outputs, torch.from_numpy(test.targets))
-    baseline = metrics.per_image(torch.from_numpy(test.inputs), torch.from_numpy(test.targets))
-    log.info("comparing features of %d images on %s", 3 * len(test) + len(train_targets), why)
-    compared: dict[str, Pixels | Tensor] = {
-        "model": outputs,
-        "input_as_output": test.inputs,
-        "floor": train_targets,
-    }
-    distances = measurement.distances(extractor, params.evaluate, test.targets, compared)
+    test, train = (PairFiles.find(PAIRS / split) for split in ("test", "train"))
+    test.refuse_other(source, target, str(GENERATOR))
+    log.info("measuring %d test images and %d training targets on %s", len(test), len(train), why)
+    sizes = {"model": len(test), "input_as_output": len(test), "floor": len(train)}
+    distances = measurement.Distances(extractor, params.evaluate, len(test), sizes)
+    pieces: dict[str, list[PerImage]] = {"model": [], "input_as_output": []}
+    with progress(
+        "evaluate", total=len(test) + len(train), unit="images", style=params.run.progress
+    ) as update:
+        done = 0
+        # One batch after the other: memory does not grow with the number of images.
+        for inputs, targets in test.batches(BATCH):
+            distances.add_targets(measurement.pictures(targets, target))
+            for name, outputs, encoding in (
+                ("model", _translate(generator, inputs, device, config), target),
+                ("input_as_output", inputs, source),
+            ):
+                pieces[name].append(measurement.per_image(outputs, encoding, targets, target))
+                distances.add(name, measurement.pictures(outputs, encoding))
+            update(done := done + len(inputs))
+        for _, targets in train.batches(BATCH):
+            distances.add("floor", measurement.pictures(_at_size(targets, *test.size_px), target))
+            update(done := done + len(targets))
+    measured, baseline = (PerImage.joined(piece) for piece in pieces.values())
+    found = distances.found()
     report = {
         "images": len(test),
-        "split_sha256": test.sha256,
+        "split_sha256": test.sha256(),
         "weights_sha256": sha256_file(GENERATOR),
         "features": {"name": extractor.name, "weights_sha256": extractor.weights_sha256},
-        "model": measured.means() | distances["model"],
-        "input_as_output": baseline.means() | distances["input_as_output"],
-        "floor": distances["floor"],
+        "model": measured.means() | found["model"],
+        "input_as_output": baseline.means() | found["input_as_output"],
+        "floor": found["floor"],
     }
     _write_per_image(test.names, measured)
-    _draw(test, outputs.numpy(), measured)
+    _draw(test, lambda inputs: _translate(generator, inputs, device, config), measured, config)
     write_json(METRICS, measurement.rounded(report))
     log.info("measured %d test images in %s; see %s", len(test), duration(time.monotonic() - started), GRID)
 
 
-def _at_side(targets: Pixels, side_px: int) -> Pixels:
+def _at_size(targets: Samples, height: int, width: int) -> Samples:
     """Training targets are stored larger; as a yardstick they must have the test images' size."""
-    resized = [images.resize(target.transpose(1, 2, 0), side_px, side_px, "area") for target in targets]
+    resized = [images.resize(target.transpose(1, 2, 0), height, width, "area") for target in targets]
     return np.stack(resized).transpose(0, 3, 1, 2)
 
 
 @torch.inference_mode()
-def _translate(generator: Generator, test: PairSet, device: torch.device, update: object) -> Tensor:
-    """The pixels a user gets: uint8 [n, 3, side, side]."""
-    assert callable(update)
-    outputs = []
-    for first in range(0, len(test), BATCH):
-        sources = torch.from_numpy(test.inputs[first : first + BATCH]).to(device)
-        outputs.append(to_pixels(generator(to_unit_range(sources))).cpu())
-        update(first + len(sources))
-    return torch.cat(outputs)
+def _translate(
+    generator: Generator, inputs: Samples, device: torch.device, config: GeneratorConfig
+) -> Samples:
+    """The pixels a user gets: [n, channels, height, width]."""
+    height, width = inputs.shape[-2:]
+    # As `translate` does with an image whose sides the network cannot halve often enough.
+    padded = np.stack([pad(image.transpose(1, 2, 0), generator.multiple) for image in inputs])
+    sources = torch.from_numpy(padded.transpose(0, 3, 1, 2)).to(device)
+    translated = to_pixels(generator(to_unit_range(sources, config.input)), config.target)
+    outputs: Samples = translated[..., :height, :width].cpu().numpy()
+    return outputs
 
 
 def _write_per_image(names: Sequence[str], measured: PerImage) -> None:
@@ -93,7 +110,9 @@ def _write_per_image(names: Sequence[str], measured: PerImage) -> None:
             writer.writerow([name, f"{l1:.6f}", f"{psnr_db:.4f}", f"{ssim:.6f}"])
 
 
-def _draw(test: PairSet, outputs: Pixels, measured: PerImage) -> None:
+def _draw(
+    test: PairFiles, translate: Callable[[Samples], Samples], measured: PerImage, config: GeneratorConfig
+) -> None:
     spread = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).round().astype(int)
     worst = np.argsort(-measured.l1, kind="stable")[:SHOWN]
     mean = measured.l1.mean()
@@ -101,10 +120,17 @@ def _draw(test: PairSet, outputs: Pixels, measured: PerImage) -> None:
         (GRID, spread, f"{len(spread)} of {len(test)} test images, mean L1 {mean:.4f}"),
         (WORST, worst, f"the {len(worst)} test images with the highest L1, mean of all {mean:.4f}"),
     ):
-        sides = (test.inputs[chosen], test.targets[chosen], outputs[chosen])
-        rows = list(zip(*(side.transpose(0, 2, 3, 1) for side in sides), strict=True))
+        inputs, targets = (np.stack(side) for side in zip(*map(test.read, chosen), strict=True))
+        sides = (
+            ("input", inputs, config.input),
+            ("target", targets, config.target),
+            ("output", translate(inputs), config.target),
+        )
+        pictures = (side.picture(pixels.transpose(0, 2, 3, 1)) for _, pixels, side in sides)
+        rows = list(zip(*pictures, strict=True))
+        headings = [side.heading(name) for name, _, side in sides]
         names = [f"{test.names[index]}\nL1 {measured.l1[index]:.3f}" for index in chosen]
-        images.save_picture(path, images.labelled_grid(["input", "target", "output"], rows, names, title))
+        images.save_picture(path, images.labelled_grid(headings, rows, names, title))
 
 
 if __name__ == "__main__":

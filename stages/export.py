@@ -1,5 +1,6 @@
 """models/generator.safetensors → models/generator.onnx, proven on the test split."""
 
+import json
 import logging
 import shutil
 import tempfile
@@ -8,11 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from pix2pix import checkpoint, devices, images, onnx_export, pair_set
+from pix2pix.checkpoint import GeneratorConfig
+from pix2pix.decoding import Samples
+from pix2pix.encoding import RGB8
 from pix2pix.files import atomic_file, sha256_file, write_json
 from pix2pix.generator import Generator
-from pix2pix.images import Pixels
+from pix2pix.images import pad
 from pix2pix.onnx_export import Parity
-from pix2pix.params import Params
+from pix2pix.params import Params, said_size
 
 from .console import progress
 from .runner import run
@@ -29,25 +33,37 @@ def export(params: Params) -> None:
     """Export the generator; the file takes its place only after it has been proven."""
     devices.set_threads("auto")
     generator, config = checkpoint.load_generator(GENERATOR)
+    test = pair_set.load_split(PAIRS / "test")
+    test.refuse_other(config.input, config.target, str(GENERATOR))
     metadata = {
         "dataset": config.dataset,
         "direction": config.direction,
-        "in_channels": str(config.in_channels),
+        "in_channels": str(config.input.channels),
         "out_channels": str(config.out_channels),
         "multiple": str(generator.multiple),
-        "image_px": str(config.image_px),
+        "image_px": said_size(config.image_px),
         "weights_sha256": sha256_file(GENERATOR),
         "params_sha256": config.params_sha256,
         "data_sha256": config.data_sha256,
         "code_sha256": config.code_sha256,
         "imported_sha256": config.imported_sha256,
     }
+    # 8-bit RGB is what a file without these says.
+    for side, encoding in (("input", config.input), ("target", config.target)):
+        if encoding != RGB8:
+            metadata[side] = json.dumps(encoding.to_json(), sort_keys=True)
     with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder) / EXPORTED.name
         onnx_export.export(
-            candidate, generator, in_channels=config.in_channels, opset=params.export.opset, metadata=metadata
+            candidate,
+            generator,
+            in_channels=config.input.channels,
+            opset=params.export.opset,
+            metadata=metadata,
+            source=config.input,
+            target=config.target,
         )
-        proof = _prove(candidate, generator, params)
+        proof = _prove(candidate, generator, test.inputs.transpose(0, 2, 3, 1), params, config)
         with atomic_file(EXPORTED) as partial:
             shutil.copyfile(candidate, partial)
     report = {
@@ -61,22 +77,29 @@ def export(params: Params) -> None:
     write_json(REPORT, report)
     differing = max(parity.differing_share for parity in proof.values())
     log.info(
-        "%s, %.1f MB: proven on the test split, at most %d level of 255 apart on %.4f %% of the pixels",
+        "%s, %.1f MB: proven on the test split, at most %d level of %d apart on %.4f %% of the pixels",
         EXPORTED,
         report["bytes"] / 1e6,
         max(parity.max_level_difference for parity in proof.values()),
+        onnx_export.levels(config.target),
         100 * differing,
     )
 
 
-def _prove(candidate: Path, generator: Generator, params: Params) -> dict[str, Parity]:
+def _prove(
+    candidate: Path, generator: Generator, test: Samples, params: Params, config: GeneratorConfig
+) -> dict[str, Parity]:
     """Compare on every test image alone and in batches of 8, and on some at a second size.
+
+    Args:
+        test: [images, height, width, channels].
 
     Raises:
         UserError: the two differ by more than rounding.
     """
-    test = pair_set.load_split(PAIRS / "test").inputs.transpose(0, 2, 3, 1)
-    second = _at_second_size(test[:SECOND_SIZE_IMAGES], generator.multiple)
+    method = "nearest" if config.input.classes else "area"
+    second = _at_second_size(test[:SECOND_SIZE_IMAGES], generator.multiple, method)
+    test = np.stack([pad(image, generator.multiple) for image in test])
     exported = onnx_export.session(candidate)
     runs = {
         "batch_1": (test, 1),
@@ -94,15 +117,18 @@ def _prove(candidate: Path, generator: Generator, params: Params) -> dict[str, P
                 done += images
                 update(done)
 
-            proof[name] = onnx_export.compare(exported, generator, shown, batch, count)
-            onnx_export.refuse_difference(name, proof[name], params.export.max_differing_share)
+            proof[name] = onnx_export.compare(
+                exported, generator, shown, batch, count, config.input, config.target
+            )
+            onnx_export.refuse_difference(name, proof[name], params.export.max_differing_share, config.target)
     return proof
 
 
-def _at_second_size(chosen: Pixels, multiple: int) -> Pixels:
+def _at_second_size(chosen: Samples, multiple: int, method: str) -> Samples:
     """The images one step of the network's multiple higher and two wider than they are."""
-    height, width = chosen.shape[1] + multiple, chosen.shape[2] + 2 * multiple
-    return np.stack([images.resize(image, height, width, "area") for image in chosen])
+    height, width = (-(-side // multiple) * multiple for side in chosen.shape[1:3])
+    height, width = height + multiple, width + 2 * multiple
+    return np.stack([images.resize(image, height, width, method) for image in chosen])
 
 
 if __name__ == "__main__":

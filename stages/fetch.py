@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -10,9 +11,11 @@ from pathlib import Path
 
 from pix2pix.archives import DamagedArchiveError, extract, is_archive
 from pix2pix.download import download_folder, fetch_file
-from pix2pix.errors import UserError
+from pix2pix.errors import UserError, plain
 from pix2pix.files import atomic_folder, sha256_file
 from pix2pix.images import IMAGE_SUFFIXES
+from pix2pix.layouts import unwrapped
+from pix2pix.manifest import NAMES as MANIFESTS
 from pix2pix.params import Dataset, Params
 from stages.console import Update, progress
 from stages.runner import run
@@ -21,8 +24,6 @@ log = logging.getLogger(__name__)
 
 RAW = Path("data/raw")
 SYNTHETIC, PUBLISHED = "pix2pix/synthetic.py", "pix2pix/datasets.py"
-# Folders that tell a pair's split or side; any other single folder around an archive is only wrapping.
-TELLING_FOLDERS = {"train", "val", "validation", "test", "a", "b"}
 
 _NO_IMAGE = f"holds no image ({' '.join(sorted(IMAGE_SUFFIXES))})"
 
@@ -112,7 +113,7 @@ def _unpack(archive: Path, params: Params, check: Callable[[Path], None]) -> str
         unpacked.mkdir()
         with _progress(params, "files") as update:
             extract(archive, unpacked, on_progress=update)
-        for item in _unwrapped(unpacked).iterdir():
+        for item in unwrapped(unpacked).iterdir():
             item.rename(folder / item.name)
         shutil.rmtree(unpacked)
         if not _images(folder):
@@ -123,14 +124,6 @@ def _unpack(archive: Path, params: Params, check: Callable[[Path], None]) -> str
     return f"{archive}; to pin it: dataset.sha256 = {sha256_file(archive)}"
 
 
-def _unwrapped(folder: Path) -> Path:
-    """The folder inside the single folders that only wrap it."""
-    items = list(folder.iterdir())
-    if len(items) == 1 and items[0].is_dir() and items[0].name.lower() not in TELLING_FOLDERS:
-        return _unwrapped(items[0])
-    return folder
-
-
 def _copy(source: Path, params: Params) -> None:
     """Copy the images: DVC may make an output read-only, which must not reach the user's own files."""
     raw, there = RAW.resolve(), source.resolve()
@@ -139,10 +132,14 @@ def _copy(source: Path, params: Params) -> None:
     files = list(_walk(source, {there}))
     if not files:
         raise UserError(f"dataset.source: {source} {_NO_IMAGE}")
+    files += [source / name for name in MANIFESTS if (source / name).is_file()]
     with atomic_folder(RAW) as folder, _progress(params, "files", len(files)) as update:
+        made: set[Path] = set()
         for done, file in enumerate(files, start=1):
             target = folder / file.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.parent not in made:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                made.add(target.parent)
             with _readable(file):
                 shutil.copyfile(file, target)
             update(done)
@@ -150,19 +147,34 @@ def _copy(source: Path, params: Params) -> None:
 
 def _walk(folder: Path, around: set[Path]) -> Iterator[Path]:
     """The images below a folder, links followed; a link to one of the folders around it would be a loop."""
-    with _readable(folder):
-        items = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
-    for item in items:
+    with _readable(folder), os.scandir(folder) as entries:
+        items = sorted(
+            (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
+        )
+    for entry in items:
+        item = Path(entry.path)
+        if not _is_text(entry.name):
+            # DVC cannot store it.
+            log.warning("%s: left out, its name is not UTF-8", plain(str(item)))
+            continue
         with _readable(item):
-            exists, target = item.exists(), item.resolve() if item.is_dir() else None
-        if not exists:
+            # A link may lead nowhere, or to itself; whatever else is listed is there.
+            is_lost = entry.is_symlink() and not item.exists()
+            target = item.resolve() if not is_lost and entry.is_dir() else None
+            is_file = not is_lost and entry.is_file()
+        if is_lost:
             log.warning("%s: left out, a link to nothing", item)
         elif target in around:
             log.warning("%s: left out, a link to a folder around it", item)
         elif target:
             yield from _walk(item, around | {target})
-        elif item.suffix.lower() in IMAGE_SUFFIXES and item.is_file():
+        elif is_file and item.suffix.lower() in IMAGE_SUFFIXES:
             yield item
+
+
+def _is_text(name: str) -> bool:
+    # Surrogates stand for bytes of a name that are no text.
+    return not any(unicodedata.category(character) == "Cs" for character in name)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -1,16 +1,27 @@
 """data/raw → data/pairs/{train,val,test}: every pair found, checked, split and resized."""
 
+import csv
 import logging
 import os
+import shutil
 import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from pix2pix import images, pair_set, pairs
+from pix2pix import check_pictures, layouts, pair_set, pairs, preparation, side_kinds
+from pix2pix.data_checks import Collector, Findings
+from pix2pix.encoding import RGB8
 from pix2pix.errors import UserError
-from pix2pix.files import atomic_folder, write_json
+from pix2pix.files import atomic_file, atomic_folder, named_failure, write_json
+from pix2pix.images import save_picture
+from pix2pix.layouts import Pair, Reject
+from pix2pix.manifest import Split
+from pix2pix.pairs import SPLITS, Recipe, SplitTally
 from pix2pix.params import Params
+from pix2pix.preparation import Workplace
 
 from .console import progress
 from .runner import run
@@ -19,11 +30,39 @@ log = logging.getLogger(__name__)
 
 RAW, PAIRS = Path("data/raw"), Path("data/pairs")
 REPORT, PICTURE = Path("reports/data.json"), Path("reports/data.png")
-SHOWN_PAIRS = 6
+# Where the stage refuses the data, which leaves no report; no output of it.
+UNUSABLE = Path("reports/unusable.csv")
+# Beside data/pairs, so that what is done there can be moved; what an interrupted run left is gone on with.
+UNFINISHED = ".prepare"
+# Of the pixels, so that a few bright ones hide nothing.
+DARK_SHARE = 0.999
+
+
+@dataclass
+class Done:
+    """What became of the pairs, kept small: a hundred thousand of them must not fill the memory."""
+
+    collector: Collector
+    tallies: dict[Split, SplitTally] = field(
+        default_factory=lambda: {split: SplitTally() for split in SPLITS}
+    )
+    names: dict[Split, list[str]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    sizes: Counter[str] = field(default_factory=Counter)
+    rejects: list[Reject] = field(default_factory=list)
+
+    def take(self, outcome: preparation.Outcome) -> None:
+        split, name, prepared = outcome.split, outcome.pair.name, outcome.prepared
+        if prepared is None:
+            self.rejects.append(Reject(outcome.pair.a, outcome.reason))
+            return
+        self.tallies[split].add(name, prepared.sha256)
+        self.names[split].append(name)
+        self.sizes[prepared.source_size] += 1
+        self.collector.add((split, name), prepared.facts)
 
 
 def prepare(params: Params) -> None:
-    """Prepare the data set and report what was understood.
+    """Prepare the data set and report what was understood, and what looks wrong.
 
     Raises:
         UserError: no pairs, an empty split, or more unusable pairs than prepare.max_bad_share.
@@ -31,65 +70,128 @@ def prepare(params: Params) -> None:
     started = time.monotonic()
     if not RAW.is_dir():
         raise UserError(f"{RAW}: is not there; `dvc repro prepare` fetches the data first")
-    found, rejects = pairs.find_pairs(RAW)
-    if not found:
+    found = layouts.find_pairs(RAW, derived=params.dataset.derive != "none")
+    if not found.pairs:
         raise UserError(
-            f"{RAW}: no pairs among {len(rejects)} images; expected combined images (A left, B right) "
-            "or folders A/ and B/ with equal names"
+            f"{RAW}: no pairs among {len(found.rejects)} images; expected combined images (A left, B right), "
+            "folders A/ and B/ with equal names, or a list of pairs, pairs.csv"
         )
-    splits, rule = pairs.assign_splits(found, params.prepare.val_share, params.prepare.test_share)
+    splits, rule = pairs.assign_splits(found.pairs, params.prepare.val_share, params.prepare.test_share)
+    # Before hours of work, and after it, when it is known which are usable.
+    pairs.check_not_empty({split: len(listed) for split, listed in splits.items()}, rule)
+    recipe = _recipe(found.pairs, splits["train"], params)
+    unfinished = PAIRS.resolve().parent / UNFINISHED
+    with named_failure(PAIRS), preparation.workplace(unfinished, recipe) as work:
+        done = _prepare_all(splits, work, recipe, params)
+        done.rejects = sorted([*found.rejects, *done.rejects], key=lambda reject: reject.file)
+        _check(done, rule, params)
+        findings = done.collector.findings(lambda place: work.read(*place))
+        columns = recipe.input.heading("input"), recipe.target.heading("target")
+        pictures = check_pictures.draw(findings, done.names, work.read, recipe.image_px, columns)
+        save_picture(PICTURE, pictures)
+        write_json(REPORT, _report(params, recipe, found.layout, rule, done, findings))
+    _put_in_place(unfinished, params, recipe)
+    UNUSABLE.unlink(missing_ok=True)
+    _say(done, recipe, findings, rule, len(found.pairs) / (time.monotonic() - started))
+
+
+def _recipe(found: list[Pair], training: list[Pair], params: Params) -> Recipe:
+    workers = os.cpu_count() or 1
+    with progress("look at headers", total=len(found), unit="pairs", style=params.run.progress) as update:
+        encodings = side_kinds.encodings(found, RAW, params, workers, update)
+    recipe = Recipe.of(params, *encodings)
+    return side_kinds.with_ranges(recipe, training, RAW, params.prepare.percentiles, workers)
+
+
+def _prepare_all(splits: dict[Split, list[Pair]], work: Workplace, recipe: Recipe, params: Params) -> Done:
+    before = work.count()
+    total = sum(map(len, splits.values()))
+    if before:
+        log.info("going on: %d pairs were prepared before this run, of %d", before, total)
+    done = Done(Collector(derived=recipe.derive != "none"))
+    with progress("prepare", total=total, unit="pairs", style=params.run.progress) as update:
+        outcomes = preparation.prepare_all(splits, work, RAW, recipe, os.cpu_count() or 1)
+        for finished, outcome in enumerate(outcomes, start=1):
+            done.take(outcome)
+            update(finished)
+    if before:
+        work.keep_only(done.names)
+    return done
+
+
+def _check(done: Done, rule: str, params: Params) -> None:
+    usable = {split: tally.pairs for split, tally in done.tallies.items()}
+    total, max_bad_share = sum(usable.values()) + len(done.rejects), params.prepare.max_bad_share
+    if done.rejects and len(done.rejects) > max_bad_share * total:
+        with atomic_file(UNUSABLE) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("file", "reason"), *((r.file, r.reason) for r in done.rejects)])
+        for reject in done.rejects[1:10]:
+            log.warning("unusable: %s %s", reject.file, reject.reason)
+        if len(done.rejects) > 10:
+            log.warning("and %d more, see %s", len(done.rejects) - 10, UNUSABLE)
+        first = done.rejects[0]
+        raise UserError(
+            f"{RAW / first.file}: {first.reason}; {len(done.rejects)} of {total} pairs are unusable, "
+            f"more than prepare.max_bad_share = {max_bad_share} allows: mend them or raise it"
+        )
+    pairs.check_not_empty(usable, rule)
+
+
+def _report(
+    params: Params, recipe: Recipe, layout: str, rule: str, done: Done, findings: Findings
+) -> dict[str, Any]:
+    return {
+        "dataset": params.dataset.name,
+        "layout": layout,
+        "derive": recipe.derive,
+        "direction": recipe.direction,
+        "input": str(recipe.input),
+        "target": str(recipe.target),
+        "range_input": recipe.input.said_range,
+        "range_target": recipe.target.said_range,
+        **pairs.summary(done.tallies, done.sizes, done.rejects, rule, recipe),
+        "checks": findings.report(),
+        "colours": done.collector.colours(),
+    }
+
+
+def _put_in_place(unfinished: Path, params: Params, recipe: Recipe) -> None:
     with atomic_folder(PAIRS) as folder:
-        with progress("prepare", total=len(found), unit="pairs", style=params.run.progress) as update:
-            done, unreadable = pairs.prepare_splits(
-                splits, folder, RAW, params.prepare, params.dataset.direction, update, os.cpu_count() or 1
-            )
-        rejects = sorted([*rejects, *unreadable], key=lambda reject: reject.file)
-        usable_pairs = sum(len(usable) for usable in done.values())
-        _refuse_too_many(rejects, usable_pairs + len(rejects), params.prepare.max_bad_share)
-        pairs.check_not_empty({split: len(usable) for split, usable in done.items()}, rule)
+        for split in SPLITS:
+            (unfinished / split).rename(folder / split)
         pair_set.Geometry(
             dataset=params.dataset.name,
             direction=params.dataset.direction,
             image_px=params.prepare.image_px,
             load_px=params.prepare.load_px,
+            input=recipe.input,
+            target=recipe.target,
         ).write(folder / "pairs.json")
-        _draw(folder / "train", [pair.name for pair in done["train"]])
-        report = {"dataset": params.dataset.name, "direction": params.dataset.direction}
-        write_json(REPORT, report | pairs.summary(done, rejects, rule, params.prepare))
-    for reject in rejects[:10]:
+    shutil.rmtree(unfinished)
+
+
+def _dark(done: Done, recipe: Recipe) -> Iterator[str]:
+    """Sides whose values hardly leave zero: 12 bits stored in 16, say."""
+    for name, side in (("input", recipe.input), ("target", recipe.target)):
+        if side.dtype == "uint8" or side.range != "full" or side.classes:
+            continue
+        levels = list(done.collector.colours()[name]["histogram"].values())
+        if sum(levels[: len(levels) // 4]) >= DARK_SHARE:
+            yield (
+                f"the {name} is dark: its values stay below a quarter of {side.white:g}; "
+                f"prepare.range_{name} = percentiles would use what they span"
+            )
+
+
+def _say(done: Done, recipe: Recipe, findings: Findings, rule: str, rate: float) -> None:
+    for reject in done.rejects[:10]:
         log.warning("unusable: %s %s", reject.file, reject.reason)
-    counts = ", ".join(f"{len(usable)} {split}" for split, usable in done.items())
-    rate = len(found) / (time.monotonic() - started)
+    for line in [*findings.warnings(), *_dark(done, recipe)]:
+        log.warning("%s", line)
+    counts = ", ".join(f"{tally.pairs} {split}" for split, tally in done.tallies.items())
     log.info("%s pairs (%s; %.0f a second); see %s", counts, rule, rate, PICTURE)
-
-
-def _refuse_too_many(rejects: list[pairs.Reject], total: int, max_bad_share: float) -> None:
-    if rejects and len(rejects) > max_bad_share * total:
-        # No report will name them.
-        for reject in rejects[1:10]:
-            log.warning("unusable: %s %s", reject.file, reject.reason)
-        first = rejects[0]
-        raise UserError(
-            f"{RAW / first.file}: {first.reason}; {len(rejects)} of {total} pairs are unusable, more than "
-            f"prepare.max_bad_share = {max_bad_share} allows: mend them or raise it"
-        )
-
-
-def _draw(folder: Path, names: list[str]) -> None:
-    # Spread over the set: neighbours in a list of names are often alike.
-    step = max(1, len(names) // SHOWN_PAIRS)
-    shown = names[::step][:SHOWN_PAIRS]
-    rows = [
-        [images.read_rgb(folder / side / f"{name}.png") for side in ("input", "target")] for name in shown
-    ]
-    # Two pairs a row make a picture that fits a screen.
-    if len(rows) % 2 == 0:
-        rows = [rows[i] + rows[i + 1] for i in range(0, len(rows), 2)]
-        shown = [f"{shown[i]}\n{shown[i + 1]}" for i in range(0, len(shown), 2)]
-        columns = ["input", "target", "input", "target"]
-    else:
-        columns = ["input", "target"]
-    images.save_picture(PICTURE, np.asarray(images.labelled_grid(columns, rows, shown)))
+    if (recipe.input, recipe.target) != (RGB8, RGB8):
+        log.info("input: %s; target: %s", recipe.input, recipe.target)
 
 
 if __name__ == "__main__":

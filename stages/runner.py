@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from pix2pix.errors import UserError
+from pix2pix.errors import UserError, plain
 from pix2pix.params import Params, load
 
 from . import OUTCOME_VARIABLE
@@ -72,4 +72,4 @@ class _LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None
-        console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
+        console.print(plain(self.format(record)), style=style, markup=False, highlight=False, soft_wrap=True)

@@ -2,95 +2,245 @@
 
 import csv
 import logging
+import os
 import signal
 import sys
-import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
 import torch
 
 from pipeline import lineage, tracking
-from pix2pix import checkpoint, devices, images, pair_set, training
+from pix2pix import checkpoint, devices, feed, memory, pair_set, processes, training, training_state
 from pix2pix.checkpoint import CheckpointFolder, GeneratorConfig
+from pix2pix.errors import UserError
+from pix2pix.events import (
+    LOSS_COLUMNS,
+    VALIDATION_COLUMNS,
+    Collapsed,
+    Diverged,
+    Event,
+    Interrupted,
+)
+from pix2pix.feed import Feed
 from pix2pix.files import atomic_file, atomic_folder, sha256_file, sha256_json
-from pix2pix.pair_set import PairSet
-from pix2pix.params import Params, unet_levels
+from pix2pix.pair_files import PairFiles
+from pix2pix.params import Model, Params, Size, said_size, unet_levels
+from pix2pix.processes import Group
 
-from .console import Update, duration, progress
+from . import OUTCOME_VARIABLE
+from .following import follow
 from .runner import Stopped, run
 
 log = logging.getLogger(__name__)
 
 PAIRS = Path("data/pairs")
+SPLITS = ("train", "val")
 GENERATOR = Path("models/generator.safetensors")
 LOSSES, VALIDATION, SAMPLES = (
     Path("reports/losses.csv"),
     Path("reports/validation.csv"),
     Path("reports/samples"),
 )
+# What decides how a training runs and not what comes of it.
+NOT_OF_THE_RESULT = ("cache", "processes")
 
 
 def train(params: Params) -> None:
     """Train, or go on with a training that was interrupted, and write the generator and its curves."""
-    device, why = devices.choose(params.train.device)
-    threads = devices.set_threads(params.train.threads)
-    # Convolutions on a GPU that add up in a fixed order: the same seed gives the same weights.
-    torch.backends.cudnn.deterministic = True
-    train_pairs, val_pairs = pair_set.load_split(PAIRS / "train"), pair_set.load_split(PAIRS / "val")
-    config, fingerprint, data = _identity(params, train_pairs, val_pairs, device, threads)
-    folder = CheckpointFolder(_checkpoints(), fingerprint)
-    folder.lock()
-    state = training.new_state(config, params.model, params.train, device)
-    log.info(
-        "training on %s, %d CPU threads, %d pairs of %d px", why, threads, len(train_pairs), config.image_px
+    device, _ = devices.choose(params.train.device)
+    if processes.started_by_torchrun():
+        with _last_words():
+            _train_in_group(params, device.type)
+        return
+    count = processes.resolve(params.train.processes, params.train.batch, device)
+    if count == 1:
+        _train_in_group(params, device.type)
+    else:
+        # How the stage ended is for this process to say.
+        outcome = os.environ.pop(OUTCOME_VARIABLE, None)
+        try:
+            ended = processes.launch("stages.train", count)
+        finally:
+            if outcome:
+                os.environ[OUTCOME_VARIABLE] = outcome
+        _pass_on(ended)
+
+
+def _train_in_group(params: Params, device: str) -> None:
+    with processes.joined(device, params.train.batch) as group, _stop_flag() as asked:
+        # One process's signal is for all.
+        stop = _Stop(asked, group)
+        if not group.leads:
+            logging.disable()
+        try:
+            _train(params, group, stop)
+        except (Interrupted, Diverged, Collapsed) as ending:
+            # torchrun ends all as soon as one has failed, and the leader had a run to close.
+            group.largest(0)
+            if isinstance(ending, Interrupted):
+                raise Stopped(stop.signum) from None
+            raise
+
+
+def _train(params: Params, group: Group, stop: "_Stop") -> None:
+    device, why = devices.choose(params.train.device, group.local_rank)
+    threads = devices.set_threads(params.train.threads, group.local_count)
+    precision = devices.choose_precision(params.train.precision, device)
+    determinism = devices.prefer_determinism(params.train.deterministic, device)
+    geometry = pair_set.Geometry.read(PAIRS / "pairs.json")
+    train_feed, val_feed, digests, placed = _open_pairs(params, geometry.image_px, device, group)
+    config, fingerprint, data = _identity(params, geometry, digests, device)
+    group.refuse_others(
+        sha256_json({"params": config.params_sha256, "data": data, "code": config.code_sha256})
     )
-    with _stop_flag() as stop, tracking.training_run(params, fingerprint, data) as tracked:
+    folder = CheckpointFolder(_checkpoints(), fingerprint)
+    if group.leads:
+        folder.lock()
+    together = f"{group.count} processes with " if group.count > 1 else ""
+    log.info(
+        "training on %s, %s%d CPU threads, %s, %s px; %s",
+        why,
+        together,
+        threads,
+        precision,
+        said_size(config.image_px),
+        determinism,
+    )
+    log.info("%s", placed)
+    with memory.exhaustion_named(config, params.model, params.train, device, group):
+        state = training_state.new_state(config, params.model, params.train, device, group)
         events = training.fit(
             state,
             params.model,
             params.train,
-            train_pairs,
-            val_pairs,
+            train_feed,
+            val_feed,
             image_px=config.image_px,
             device=device,
             folder=folder,
             checkpoint_every_epochs=params.run.checkpoint_every_epochs,
             log_every_steps=params.run.log_every_steps,
-            stop_requested=lambda: bool(stop),
+            encodings=(config.input, config.target),
+            stop_requested=stop.requested,
+            group=group,
         )
-        try:
-            finished = _follow(events, params, tracked, folder, val_pairs.names)
-        except training.Diverged as diverged:
-            tracked.collapsed(str(diverged))
-            raise
-        except training.Interrupted as interrupted:
-            log.warning("train: stopped at step %d; the same command goes on from there", interrupted.step)
-            raise Stopped(stop[0]) from None
-        checkpoint.save_generator(GENERATOR, finished.state, config)
-        _write_csv(LOSSES, training.LOSS_COLUMNS, finished.loss_rows)
-        _write_csv(VALIDATION, training.VALIDATION_COLUMNS, finished.validation_rows)
-        with atomic_folder(SAMPLES) as samples:
-            for file in sorted((folder.path / "samples").glob("*.png")):
-                (samples / file.name).write_bytes(file.read_bytes())
-        tracked.finish(sha256_file(GENERATOR))
+        if not group.leads:
+            for _ in events:
+                pass
+            return
+        with tracking.training_run(params, fingerprint, data) as tracked:
+            _lead(events, params, config, tracked, folder, val_feed.names)
     folder.remove()
 
 
+def _lead(
+    events: Iterator[Event],
+    params: Params,
+    config: GeneratorConfig,
+    tracked: tracking.TrainingRun,
+    folder: CheckpointFolder,
+    names: Sequence[str],
+) -> None:
+    """Follow the training to its end and write its outputs."""
+    try:
+        finished = follow(events, params, tracked, folder, names, config)
+    except Diverged as diverged:
+        tracked.collapsed(str(diverged))
+        raise
+    except Interrupted as interrupted:
+        log.warning("train: stopped at step %d; the same command goes on from there", interrupted.step)
+        raise
+    checkpoint.save_generator(GENERATOR, finished.state, config)
+    _write_csv(LOSSES, LOSS_COLUMNS, finished.loss_rows)
+    _write_csv(VALIDATION, VALIDATION_COLUMNS, finished.validation_rows)
+    with atomic_folder(SAMPLES) as samples:
+        for file in sorted((folder.path / "samples").glob("*.png")):
+            (samples / file.name).write_bytes(file.read_bytes())
+    tracked.finish(sha256_file(GENERATOR))
+
+
+@contextmanager
+def _last_words() -> Iterator[None]:
+    """What one of several processes dies of is said once, by the process that launched them."""
+    if not processes.is_launched():
+        yield
+        return
+    try:
+        yield
+    except UserError as error:
+        processes.leave_last_words(error.exit_status, str(error), isinstance(error, processes.PeerLost))
+        sys.exit(error.exit_status)
+    except Stopped as stopped:
+        sys.exit(128 + stopped.signum)
+    except Exception:
+        processes.leave_last_words(1, traceback.format_exc(), is_of_another=False)
+        sys.exit(1)
+    finally:
+        # torchrun's signal, as another process has ended, would meet the exit of torch's own modules.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _pass_on(ended: processes.Ended) -> None:
+    """End as the processes did that this one launched."""
+    if ended.killed_by:
+        name = signal.Signals(ended.killed_by).name
+        log.error("train: a process was ended by %s; the same command goes on from the checkpoint", name)
+        # Whoever started this process sees what it would see of a training by one.
+        if ended.killed_by != signal.SIGKILL:
+            signal.signal(ended.killed_by, signal.SIG_DFL)
+        os.kill(os.getpid(), ended.killed_by)
+    if ended.status > 128:
+        raise Stopped(ended.status - 128)
+    if ended.status == 1:
+        print(ended.words, file=sys.stderr, flush=True)
+        sys.exit(1)
+    if ended.status:
+        error = UserError(ended.words)
+        error.exit_status = ended.status
+        raise error
+
+
+def _open_pairs(
+    params: Params, image_px: Size, device: torch.device, group: Group
+) -> tuple[Feed, Feed, dict[str, str], str]:
+    """Both splits, held or streamed; their digests by name; where they are, in words."""
+    splits = [PairFiles.find(PAIRS / name) for name in SPLITS]
+    # GPUs have their own memory each.
+    shared_by = group.local_count if device.type == "cpu" else 1
+    placement = feed.place(params.train.cache, splits, device, shared_by)
+    workers = feed.loader_workers(params.run.loader_workers, device, group.local_count)
+    (train_feed, train_sha256), (val_feed, val_sha256) = (
+        feed.open_split(split, placement, image_px, device, workers, persistent=split is splits[0])
+        for split in splits
+    )
+    digests = dict(zip(SPLITS, (train_sha256, val_sha256), strict=True))
+    return train_feed, val_feed, digests, placement.words
+
+
 def _identity(
-    params: Params, train_pairs: PairSet, val_pairs: PairSet, device: torch.device, threads: int
+    params: Params,
+    geometry: pair_set.Geometry,
+    digests: dict[str, str],
+    device: torch.device,
 ) -> tuple[GeneratorConfig, str, dict[str, Any]]:
     """What the generator will say of itself, the training's fingerprint, and what it knows of the data.
 
-    Two trainings with one fingerprint end with the same bits, so one may go on where the other stopped.
+    Two trainings with one fingerprint, by as many processes, end with the same bits, so one may go on where
+    the other stopped. Where the pairs are held and how many processes train is no part of it.
+
+    Args:
+        digests: of the splits, by name.
     """
-    geometry = pair_set.Geometry.read(PAIRS / "pairs.json")
     recipe = params.model_dump(mode="json", include={"model", "train"})
-    data = {"train": train_pairs.sha256, "val": val_pairs.sha256, **vars(geometry)}
+    data = {**digests, **asdict(geometry)}
+    _refuse_other_channels(params.model, geometry)
     config = GeneratorConfig(
         levels=unet_levels(geometry.image_px),
         **params.model.generator_choices,
@@ -98,12 +248,36 @@ def _identity(
         dataset=geometry.dataset,
         direction=geometry.direction,
         params_sha256=sha256_json(recipe),
-        data_sha256=train_pairs.sha256,
+        data_sha256=digests["train"],
         code_sha256=checkpoint.code_sha256(),
+        in_channels=geometry.input.network_channels,
+        out_channels=geometry.target.network_channels,
+        input=geometry.input,
+        target=geometry.target,
     )
-    machine = {"torch": str(torch.__version__), "device": str(device), "threads": threads}
-    fingerprint = sha256_json({"config": vars(config), "recipe": recipe, "data": data, "machine": machine})
+    machine = {
+        "torch": str(torch.__version__),
+        "device": device.type,
+        "threads": devices.resolve_threads(params.train.threads),
+        "precision": devices.choose_precision(params.train.precision, device),
+    }
+    for key in NOT_OF_THE_RESULT:
+        del recipe["train"][key]
+    made_of = {name: value for name, value in asdict(config).items() if name != "params_sha256"}
+    fingerprint = sha256_json({"config": made_of, "recipe": recipe, "data": data, "machine": machine})
     return config, fingerprint, data
+
+
+def _refuse_other_channels(model: Model, geometry: pair_set.Geometry) -> None:
+    for key, wanted, found in (
+        ("in_channels", model.in_channels, geometry.input),
+        ("out_channels", model.out_channels, geometry.target),
+    ):
+        if wanted not in ("auto", found.network_channels):
+            raise UserError(
+                f"params.yaml: model.{key} = {wanted}: the prepared pairs have {found}; "
+                "set it to auto, or bring the data that it is for"
+            )
 
 
 def _checkpoints() -> Path:
@@ -115,99 +289,14 @@ def remove_stale_checkpoints(params: Params) -> None:
     kept = None
     if (PAIRS / "pairs.json").exists():
         device, _ = devices.choose(params.train.device)
-        threads = devices.set_threads(params.train.threads)
-        train_pairs, val_pairs = pair_set.load_split(PAIRS / "train"), pair_set.load_split(PAIRS / "val")
-        _, kept, _ = _identity(params, train_pairs, val_pairs, device, threads)
+        geometry = pair_set.Geometry.read(PAIRS / "pairs.json")
+        digests = {split: PairFiles.find(PAIRS / split).sha256() for split in SPLITS}
+        _, kept, _ = _identity(params, geometry, digests, device)
     removed, left = checkpoint.remove_stale(_checkpoints(), kept)
     for path in removed:
         log.info("removed %s", path)
     for path in left:
         log.info("kept %s: it belongs to a running training, or the next one goes on from it", path)
-
-
-def _follow(
-    events: Iterator[training.Event],
-    params: Params,
-    tracked: tracking.TrainingRun,
-    folder: CheckpointFolder,
-    names: Sequence[str],
-) -> training.Finished:
-    """Show, track and draw what happens until the training is finished."""
-    started = next(events)
-    assert isinstance(started, training.Started)
-    if started.step:
-        log.info("going on from the checkpoint at step %d of %d", started.step, started.total_steps)
-    total, epochs = started.total_steps, params.train.epochs
-    clock = _Clock(started.step, params.train.batch)
-    with progress("train", total=total, unit="steps", style=params.run.progress) as update:
-        for event in events:
-            match event:
-                case training.Stepped(step):
-                    update(step)
-                case training.LossPoint(step, epoch, losses, lr):
-                    rate = clock.images_per_s(step)
-                    _show_losses(update, step, f"epoch {epoch + 1}/{epochs}", losses, rate)
-                    tracked.losses(step, {**losses, "lr": lr, "images_per_s": rate, **_memory()})
-                case training.Validated(step, epoch, l1):
-                    _draw(event, folder.path / "samples", names)
-                    tracked.validated(step, epoch, l1, folder.path / "samples" / _sample_name(epoch))
-                    log.info("epoch %d: validation L1 %.4f", epoch, l1)
-                case training.Warned(step, message):
-                    log.warning("%s", message)
-                    tracked.collapsed(message)
-                case training.Finished():
-                    kept = f"; kept the weights of epoch {event.epoch}" if event.epoch != epochs else ""
-                    log.info("trained %d steps in %s%s", step - started.step, duration(clock.elapsed()), kept)
-                    return event
-    raise AssertionError("a training ends with Finished or an exception")
-
-
-def _show_losses(update: Update, step: int, where: str, losses: dict[str, float], rate: float) -> None:
-    update(
-        step,
-        text=f"{where}  G {losses['g_adversarial']:.2f}  L1 {losses['g_l1']:.3f}  "
-        f"D {losses['d_real']:.2f}/{losses['d_fake']:.2f}  {rate:.1f} images/s",
-    )
-
-
-class _Clock:
-    """Images per second since the last time it was asked."""
-
-    def __init__(self, step: int, batch: int) -> None:
-        self._batch = batch
-        self._begun = self._asked = time.monotonic()
-        self._step = step
-
-    def images_per_s(self, step: int) -> float:
-        now = time.monotonic()
-        rate = (step - self._step) * self._batch / max(now - self._asked, 1e-9)
-        self._asked, self._step = now, step
-        return rate
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self._begun
-
-
-def _memory() -> dict[str, float]:
-    memory = {"memory_mb": psutil.Process().memory_info().rss / 2**20}
-    if torch.cuda.is_available():
-        memory["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
-    return memory
-
-
-def _sample_name(epoch: int) -> str:
-    return f"epoch-{epoch:04d}.png"
-
-
-def _draw(event: training.Validated, folder: Path, names: Sequence[str]) -> None:
-    rows = list(zip(event.inputs, event.targets, event.outputs, strict=True))
-    grid = images.labelled_grid(
-        ["input", "target", "output"],
-        rows,
-        names[: len(rows)],
-        title=f"validation after epoch {event.epoch}, L1 {event.l1:.4f}",
-    )
-    images.save_picture(folder / _sample_name(event.epoch), grid)
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[float]]) -> None:
@@ -219,6 +308,18 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[float
 
 def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.7g}"
+
+
+class _Stop:
+    """Whether any process of the group was asked to stop; all have the same answer at the same step."""
+
+    def __init__(self, asked: list[int], group: Group) -> None:
+        self._asked, self._group = asked, group
+        self.signum = 0
+
+    def requested(self) -> bool:
+        self.signum = self._group.largest(self._asked[0] if self._asked else 0)
+        return bool(self.signum)
 
 
 @contextmanager

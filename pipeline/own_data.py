@@ -1,0 +1,275 @@
+"""`pix2pix init-dataset`: a look at somebody's pairs, and the preset that trains on them."""
+
+import os
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+
+from pix2pix import archives, images, manifest, pairs
+from pix2pix.errors import UserError
+from pix2pix.files import write_text
+from pix2pix.layouts import unwrapped
+from pix2pix.pairs import SPLITS
+from pix2pix.params import PARAMS_FILE, Combined, Derive, Direction, load, read_yaml, validate
+from pix2pix.survey import Side, Survey, survey
+
+from .presets import PRESETS, names
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+IMAGE_PX_STEP = 32
+# Rectangles nearer to a square than this lose little as one.
+FLATTENED = 1.25
+WRITTEN_HERE = "# Own data:"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What init-dataset leaves, and what it has to say."""
+
+    preset: Path
+    picture: Path
+    lines: tuple[str, ...]
+
+
+def init_dataset(
+    source: str,
+    *,
+    name: str = "mine",
+    derive: str = "none",
+    combined: str = "",
+    like: str = "facades-small",
+    force: bool = False,
+) -> Written:
+    """Look at a folder or archive and write presets/NAME.yaml, with NAME.png beside it.
+
+    Args:
+        derive: what input is made from each photo, where there are only photos.
+        combined: how combined images lie; empty finds out.
+        like: the preset whose recipe is taken over.
+        force: replaces a preset of this name.
+
+    Raises:
+        UserError: the source is not there or holds no pairs, a value is none of the known ones, or there is
+            such a preset; nothing is written then.
+    """
+    load(PARAMS_FILE)
+    preset = PRESETS / f"{name}.yaml"
+    _check_options(name, derive, combined, like)
+    path = Path(os.path.abspath(os.path.expanduser(source)))  # noqa: PTH100, PTH111
+    if not path.exists():
+        raise UserError(f"{path}: is not there; give the path of a folder of images or of an archive")
+    _check_preset(preset, force)
+    with _opened(path) as folder:
+        try:
+            seen = survey(folder, cast(Derive, derive), cast(Combined, combined) if combined else None)
+        except UserError as error:
+            # The folder that an archive was unpacked to is gone when this is read.
+            raise UserError(str(error).replace(str(folder), str(path))) from None
+    values = _values(seen, read_yaml(PRESETS / f"{like}.yaml"), path, name, derive)
+    _check(values, preset)
+    picture = preset.with_suffix(".png")
+    images.save_picture(picture, seen.picture)
+    write_text(
+        preset, _yaml(values, f"{WRITTEN_HERE} {path}. Written by pix2pix init-dataset, recipe of {like}.\n")
+    )
+    return Written(preset, picture, tuple(_lines(seen, values, path, preset, picture, like)))
+
+
+def _check_preset(preset: Path, force: bool) -> None:
+    if not preset.exists():
+        return
+    if not preset.read_text(encoding="utf-8").startswith(WRITTEN_HERE):
+        raise UserError(
+            f"{preset}: is a recipe that init-dataset has not written; --name gives yours another name"
+        )
+    if not force:
+        raise UserError(
+            f"{preset}: is there already; --force replaces it, --name gives the new one another name"
+        )
+
+
+def _check_options(name: str, derive: str, combined: str, like: str) -> None:
+    if not NAME.fullmatch(name):
+        raise UserError(f"--name {name}: must be letters, digits, dots, dashes and underscores")
+    for option, value, known in (
+        ("--derive", derive, get_args(Derive)),
+        ("--combined", combined or "side-by-side", get_args(Combined)),
+        ("--like", like, names()),
+    ):
+        if value not in known:
+            raise UserError(f"{option} {value}: must be one of {', '.join(known)}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Path]:
+    """The folder itself, or one that the archive is unpacked to for as long as it is looked at."""
+    if path.name in manifest.NAMES or path.suffix.lower() in images.IMAGE_SUFFIXES:
+        raise UserError(f"{path}: is one file of a data set; give the folder that it lies in")
+    if path.is_dir():
+        try:
+            yield path
+        except PermissionError as error:
+            raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    else:
+        with tempfile.TemporaryDirectory(prefix="pix2pix-") as temporary:
+            archives.extract(path, Path(temporary))
+            yield unwrapped(Path(temporary))
+
+
+# --- the preset ----------------------------------------------------------------------------------------
+
+
+def _values(seen: Survey, recipe: Any, path: Path, name: str, derive: str) -> dict[str, Any]:
+    a, b = seen.sides
+    # A label map is what one can draw, so it is the input, unless both or neither are.
+    direction: Direction = "BtoA" if b.is_drawn and not a.is_drawn and derive == "none" else "AtoB"
+    source, target = (a, b) if direction == "AtoB" else (b, a)
+    values: dict[str, Any] = {section: dict(keys) for section, keys in recipe.items()}
+    values["dataset"] |= {
+        "name": name,
+        "source": str(path),
+        "sha256": "",
+        "combined": seen.combined,
+        "derive": derive,
+        "direction": direction,
+        "licence": "not said yet; it goes into the model card",
+    }
+    fits = max(IMAGE_PX_STEP, seen.smaller_px // IMAGE_PX_STEP * IMAGE_PX_STEP)
+    recipe_px = values["prepare"]["image_px"]
+    values["prepare"] |= {
+        # A rectangle is somebody's decision.
+        "image_px": min(recipe_px, fits) if isinstance(recipe_px, int) else recipe_px,
+        "resize_input": "nearest" if source.is_drawn else "area",
+        "resize_target": "nearest" if target.is_drawn else "area",
+        "range_input": "percentiles" if source.own_range else "full",
+        "range_target": "percentiles" if target.own_range else "full",
+        "classes": source.classes,
+    }
+    if None in seen.splits:
+        values["prepare"] |= _shares(
+            seen, **{key: values["prepare"][key] for key in ("val_share", "test_share")}
+        )
+    values["registry"] |= {"model_name": f"pix2pix-{name}"}
+    return values
+
+
+def _shares(seen: Survey, val_share: float, test_share: float) -> dict[str, float]:
+    """The recipe's shares, or as many times those as the names of few pairs need to fill each split."""
+    for times in range(1, 5):
+        shares = {"val_share": round(times * val_share, 4), "test_share": round(times * test_share, 4)}
+        if sum(shares.values()) >= 1:
+            break
+        splits, rule = pairs.assign_splits(seen.found.pairs, **shares)
+        try:
+            pairs.check_not_empty({split: len(splits[split]) for split in SPLITS}, rule)
+        except UserError:
+            continue
+        return shares
+    return {"val_share": val_share, "test_share": test_share}
+
+
+def _check(values: dict[str, Any], preset: Path) -> None:
+    whole = {section: dict(keys) for section, keys in read_yaml(PARAMS_FILE).items()}
+    for section, keys in values.items():
+        whole[section] |= keys
+    validate(whole, str(preset))
+
+
+def _yaml(values: dict[str, Any], comment: str) -> str:
+    yaml = YAML()
+    yaml.width = sys.maxsize
+    for section in values.values():
+        for key, value in section.items():
+            if isinstance(value, list):
+                # On one line, as in the other presets.
+                section[key] = CommentedSeq(value)
+                section[key].fa.set_flow_style()
+    text = StringIO()
+    yaml.dump(values, text)
+    return comment + text.getvalue()
+
+
+# --- words ---------------------------------------------------------------------------------------------
+
+
+def _lines(
+    seen: Survey, values: dict[str, Any], path: Path, preset: Path, picture: Path, like: str
+) -> Iterator[str]:
+    dataset, prepare = values["dataset"], values["prepare"]
+    layout = seen.found.layout
+    if "combined" in layout and seen.combined == "stacked":
+        layout += ", A above B"
+    elif "combined" in layout:
+        layout += ", A left, B right"
+    count = len(seen.found.pairs)
+    ending = "" if count == 1 else "s"
+    yield f"{path}: {count:,} " + (f"photo{ending}" if layout == "photos" else f"pair{ending}, {layout}")
+    if None in seen.splits:
+        shares = f"{prepare['val_share']:.0%} val and {prepare['test_share']:.0%} test"
+        yield f"  splits  none of its own; names decide: {shares}"
+    else:
+        yield "  splits  its own: " + ", ".join(
+            f"{seen.splits[split]:,} {split}" for split in SPLITS if split in seen.splits
+        )
+    if dataset["derive"] == "none":
+        for letter, side in zip("AB", seen.sides, strict=True):
+            yield f"  side {letter}  {_side(side, seen.heads)}"
+    else:
+        yield f"  photos  {_side(seen.sides[1], seen.heads)}"
+    unusable = {reject.file: reject.reason for reject in seen.found.rejects} | seen.unreadable
+    if unusable:
+        file, reason = next(iter(unusable.items()))
+        such_as = f"{len(unusable)}, such as " if len(unusable) > 1 else ""
+        yield f"  not usable: {such_as}{file}: {reason}"
+        if len(unusable) > (most := prepare["max_bad_share"]) * (count + len(seen.found.rejects)):
+            yield f"    more than prepare.max_bad_share = {most:.0%}: mend or remove them, or raise it"
+    yield f"picture   {picture}"
+    if dataset["derive"] == "none":
+        letter = "A" if dataset["direction"] == "AtoB" else "B"
+        drawn = [side.is_drawn for side in seen.sides]
+        why = "" if drawn[0] != drawn[1] else ", a guess: turn dataset.direction around where it is wrong"
+        how = f"{letter} is the input ({dataset['direction']}{why})"
+    else:
+        how = f"the input is made from the photo ({dataset['derive']})"
+    yield f"preset    {preset}: {how}; {prepare['image_px']} px, the recipe of {like}"
+    px = prepare["image_px"]
+    if isinstance(px, int) and not 1 / FLATTENED < seen.aspect < FLATTENED:
+        long = max(1, round(px * max(seen.aspect, 1 / seen.aspect) / IMAGE_PX_STEP)) * IMAGE_PX_STEP
+        height, width = (px, long) if seen.aspect > 1 else (long, px)
+        yield (
+            f"          squares, although the images are {seen.aspect:.2g} times as wide as high; "
+            f"prepare.image_px: [{height}, {width}] (height, width) keeps their shape"
+        )
+
+
+def _side(side: Side, heads: int) -> str:
+    words = [_counted(side.sizes), _counted(side.kinds)]
+    if side.classes:
+        words.append(f"looks like class indices, 0 to {side.classes - 1} in a sample")
+    elif side.is_drawn:
+        words.append("looks like a label map or drawing")
+    if side.own_range:
+        least, most = side.own_range
+        words.append(f"{least:.5g} to {most:.5g} in a sample, so its range is measured")
+    if sum(side.sizes.values()) < heads:
+        words.append("the rest cannot be read")
+    return "; ".join(words)
+
+
+def _counted(counts: Counter[str]) -> str:
+    """The commonest values; with how many have them where there are several."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    shown = [f"{value} ({count})" for value, count in counts.most_common(3)]
+    more = len(counts) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
