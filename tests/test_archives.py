@@ -1,15 +1,19 @@
 """Unpacking: honest archives come out whole, all others not at all and with one line."""
 
+import gzip
 import io
 import random
 import stat
+import struct
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pix2pix import archives
 from pix2pix.archives import DamagedArchiveError, extract, is_archive
 from pix2pix.errors import UserError
 
@@ -79,6 +83,21 @@ def test_every_kind_of_archive_comes_out_as_it_went_in(
     assert told == [1, 2, 3]
 
 
+def test_zip_with_the_large_records_and_a_comment_comes_out_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else they are written from 65,535 members on.
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    archive = zip_of_files(tmp_path / "a.zip", CONTENT)
+    assert b"PK\x06\x06" in archive.read_bytes()
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.comment = b"packed for a test"
+    assert extract(archive, tmp_path / "out") == len(CONTENT)
+    assert contents(tmp_path / "out") == CONTENT
+    with pytest.raises(UserError, match="holds more than the 2 members allowed"):
+        extract(archive, tmp_path / "none", max_members=2)
+
+
 def test_kind_is_told_by_content_not_by_name(tmp_path: Path) -> None:
     archive = zip_of_files(tmp_path / "really-a-zip.tar.gz", CONTENT)
     extract(archive, tmp_path / "out")
@@ -130,6 +149,11 @@ HOSTILE_TAR = {
     "same place twice": ([member("a/b.jpg"), member("./a//b.jpg")], "second time"),
     "file and folder": ([member("a"), member("a/b.jpg")], "both a file and a folder"),
     "line break in a name": ([member("a\nerror: b.jpg")], "not plain text"),
+    "upper and lower case": ([member("a.jpg"), member("A.JPG")], "upper and lower case only"),
+    "a letter in two spellings": ([member("é.jpg"), member("e\u0301.jpg")], "upper and lower case only"),
+    "escape sequence": ([member("a\x1b[2Jb.jpg")], "'a\\x1b[2Jb.jpg' has a name that is not plain text"),
+    "direction turned": ([member("a\u202egpj.exe.jpg")], "not plain text"),
+    "depth that no disk takes": ([member("a/" * 4000 + "b.jpg")], "does not take"),
     "name that is no text": ([member("a\udcff.jpg")], "not plain text"),
     "sparse file": ([sparse("a.jpg")], "is a sparse file"),
     "name of 300 letters": ([member("n" * 300)], "does not take"),
@@ -166,6 +190,8 @@ HOSTILE_ZIP = {
     "symbolic link": ([unix_zip("a", stat.S_IFLNK | 0o777)], "is a link"),
     "device": ([unix_zip("a", stat.S_IFCHR | 0o666)], "is a device or a pipe"),
     "same name twice": ([zipfile.ZipInfo("a.jpg"), zipfile.ZipInfo("a.jpg")], "second time"),
+    "upper and lower case": ([zipfile.ZipInfo("a.jpg"), zipfile.ZipInfo("A.jpg")], "lower case only"),
+    "escape sequence": ([zipfile.ZipInfo("a\x1b[2J.jpg")], "not plain text"),
 }
 
 
@@ -200,8 +226,40 @@ def test_encrypted_zip_is_refused(tmp_path: Path) -> None:
 def test_too_many_members_are_refused(tmp_path: Path, pack: Callable[[Path, dict[str, bytes]], Path]) -> None:
     archive = pack(tmp_path / "a", {f"{number}.jpg": b"" for number in range(11)})
     assert extract(archive, tmp_path / "all", max_members=11) == 11
-    with pytest.raises(UserError, match=r"'10\.jpg' is one more than the 10 members allowed"):
+    # A zip says at its end what is in it.
+    line = r"'10\.jpg' is one more than" if pack is tar_of_files else r"a: holds more than"
+    with pytest.raises(UserError, match=f"{line} the 10 members allowed"):
         extract(archive, tmp_path / "out", max_members=10)
+
+
+@pytest.mark.parametrize("claimed", [1_000_000 & 0xFFFF, 7])
+def test_a_million_entries_of_a_zip_are_refused_in_the_memory_of_one(tmp_path: Path, claimed: int) -> None:
+    entry = b"PK\x01\x02" + bytes(24) + struct.pack("<HHH", 5, 0, 0) + bytes(12) + b"a.jpg"
+    directory = entry * 1_000_000
+    start = b"PK\x03\x04" + bytes(26)
+    end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, claimed, claimed, len(directory), len(start), 0)
+    archive = tmp_path / "million.zip"
+    archive.write_bytes(start + directory + end)
+    del directory
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"holds more than the 30,000 members allowed; nothing was unpacked"):
+        extract(archive, tmp_path / "out", max_members=30_000)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_million_members_of_a_tar_are_refused_in_the_memory_of_a_few(tmp_path: Path) -> None:
+    header = member("d", tarfile.DIRTYPE).tobuf()
+    archive = tmp_path / "million.tar"
+    with archive.open("wb") as file:
+        for _ in range(1000):
+            file.write(header * 1000)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"'d' is one more than the 3,000 members allowed"):
+        extract(archive, tmp_path / "out", max_members=3000)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("pack", [tar_of_files, zip_of_files])
@@ -219,6 +277,64 @@ def test_bomb_of_hidden_files_is_refused_too(tmp_path: Path) -> None:
     bomb = tar_of_files(tmp_path / "bomb.tar.gz", {".hidden": bytes(50_000)})
     with pytest.raises(UserError, match="bytes allowed"):
         extract(bomb, tmp_path / "out", max_bytes=1000)
+
+
+def test_bombs_that_are_left_out_count_together(tmp_path: Path) -> None:
+    # A tar's hidden members are unpacked too, to get past them.
+    bomb = tar_of_files(tmp_path / "bomb.tar.gz", {f".{number}": bytes(600) for number in range(3)})
+    with pytest.raises(UserError, match=r"'\.1' takes what comes out past the 1,000 bytes allowed"):
+        extract(bomb, tmp_path / "out", max_bytes=1000)
+
+
+def test_bomb_behind_the_end_of_a_tar_is_refused(tmp_path: Path) -> None:
+    archive = tar_of_files(tmp_path / "a.tar.gz", {"1.jpg": b"1"})
+    with gzip.open(tmp_path / "tail.gz", "wb") as tail:
+        tail.write(bytes(5_000_000))
+    archive.write_bytes(archive.read_bytes() + (tmp_path / "tail.gz").read_bytes())
+    with pytest.raises(UserError, match=r"'what follows the last member' takes what comes out past"):
+        extract(archive, tmp_path / "out", max_bytes=1_000_000)
+
+
+def test_a_bombs_limit_is_its_own_size_many_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "_MIN_LIMIT_BYTES", 100_000)
+    honest = tar_of_files(tmp_path / "honest.tar.gz", {"1.jpg": random.Random(0).randbytes(400_000)})
+    assert extract(honest, tmp_path / "out") == 1
+    bomb = tar_of_files(tmp_path / "bomb.tar.gz", {"1.jpg": bytes(4_000_000)})
+    limit = max(100_000, 200 * bomb.stat().st_size)
+    assert limit < 4_000_000
+    with pytest.raises(UserError, match=f"past the {limit:,} bytes allowed"):
+        extract(bomb, tmp_path / "none")
+
+
+# A packed size that is too large changes nothing: deflate ends by itself, and the checksum is right.
+@pytest.mark.parametrize(("offset", "lie"), [(18, -1), (22, -1), (22, 1), (22, 10**9)])
+def test_zip_that_lies_about_a_size_is_refused(tmp_path: Path, offset: int, lie: int) -> None:
+    archive = zip_of_files(tmp_path / "a.zip", {"1.jpg": random.Random(0).randbytes(5000)})
+    packed = bytearray(archive.read_bytes())
+    for place in (offset, packed.index(b"PK\x01\x02") + offset + 2):
+        packed[place : place + 4] = (int.from_bytes(packed[place : place + 4], "little") + lie).to_bytes(
+            4, "little"
+        )
+    archive.write_bytes(packed)
+    with pytest.raises(DamagedArchiveError):
+        extract(archive, tmp_path / "out")
+
+
+def test_tar_that_lies_about_a_size_is_refused(tmp_path: Path) -> None:
+    for number, size in enumerate((0, 4_000, 2**40)):
+        info = member("1.jpg")
+        info.size = size
+        archive = tmp_path / f"{number}.tar"
+        archive.write_bytes(info.tobuf() + random.Random(0).randbytes(2048) + bytes(1024))
+        with pytest.raises(UserError, match=r"truncated or damaged|bytes allowed"):
+            extract(archive, tmp_path / f"out-{number}")
+
+
+def test_an_archive_in_an_archive_stays_packed(tmp_path: Path) -> None:
+    inner = zip_of_files(tmp_path / "inner.zip", {"1.jpg": bytes(10_000_000)})
+    outer = zip_of_files(tmp_path / "outer.zip", {"inner.zip": inner.read_bytes(), "2.jpg": b"2"})
+    assert extract(outer, tmp_path / "out", max_bytes=100_000) == 2
+    assert contents(tmp_path / "out") == {"inner.zip": inner.read_bytes(), "2.jpg": b"2"}
 
 
 def test_header_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:

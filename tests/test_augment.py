@@ -1,9 +1,11 @@
 """Joint jitter."""
 
 import numpy as np
+import pytest
 import torch
 
 from pix2pix.augment import crop, plan_epoch, to_pixels, to_unit_range
+from pix2pix.params import Size, height_width
 
 
 def _coordinates(samples: int, side: int) -> torch.Tensor:
@@ -13,18 +15,26 @@ def _coordinates(samples: int, side: int) -> torch.Tensor:
     return torch.stack([rows, rows.transpose(1, 2), numbers], 1).to(torch.uint8)
 
 
-def test_both_sides_of_a_pair_get_the_same_crop_and_mirror() -> None:
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize(("image_px", "margins"), [(32, 4), ((20, 34), (16, 2)), ((36, 8), (0, 28))])
+def test_crops_are_those_that_slicing_and_flipping_gives(batch: int, image_px: Size, margins: Size) -> None:
     images = _coordinates(20, 36)
+    plan = plan_epoch(20, margins, seed=3, epoch=5)
+    height, width = height_width(image_px)
+    for first in range(0, 20, batch):
+        rows = plan.rows()[first : first + batch]
+        pieces = crop(images, torch.from_numpy(rows), image_px)
+        assert pieces.dtype == torch.uint8 and pieces.shape == (len(rows), 3, height, width)
+        for sample, piece in zip(plan.order[first : first + batch], pieces, strict=True):
+            top, left = int(plan.top[sample]), int(plan.left[sample])
+            expected = images[sample, :, top : top + height, left : left + width]
+            assert torch.equal(piece, expected.flip(-1) if plan.mirror[sample] else expected)
+
+
+def test_a_rows_jitter_is_its_samples_wherever_in_the_epoch_it_comes() -> None:
     plan = plan_epoch(20, margin_px=4, seed=3, epoch=5)
-    samples = plan.order[:7]
-    assert torch.equal(crop(images, samples, plan, 32), crop(images.clone(), samples, plan, 32))
-    pixels = to_pixels(crop(images, samples, plan, 32))
-    for sample, piece in zip(samples, pixels, strict=True):
-        assert (piece[2] == sample).all()
-        rows = torch.arange(32) + int(plan.top[sample])
-        columns = torch.arange(32) + int(plan.left[sample])
-        assert torch.equal(piece[0, :, 0].long(), rows)
-        assert torch.equal(piece[1, 0].long(), columns.flip(0) if plan.mirror[sample] else columns)
+    for sample, top, left, mirror in plan.rows().tolist():
+        assert (top, left, mirror) == (plan.top[sample], plan.left[sample], plan.mirror[sample])
 
 
 def test_every_sample_comes_once_an_epoch() -> None:

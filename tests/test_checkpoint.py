@@ -16,6 +16,7 @@ from conftest import SHARED
 
 from pix2pix import checkpoint
 from pix2pix.checkpoint import CheckpointFolder, GeneratorConfig, load_generator, save_generator
+from pix2pix.encoding import Encoding
 from pix2pix.errors import UserError
 from pix2pix.generator import Generator
 
@@ -51,7 +52,8 @@ def test_a_generator_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         {"upsample": "resize"},
         {"down_bias": True},
         {"norm": "running"},
-        {"in_channels": 1, "out_channels": 2},
+        {"in_channels": 1, "input": Encoding(1), "out_channels": 2, "target": Encoding(2, "uint16")},
+        {"image_px": (32, 64)},
         {"imported_sha256": "i"},
     ],
     ids=str,
@@ -98,6 +100,7 @@ def test_equal_weights_give_equal_bytes_in_any_process(tmp_path: Path) -> None:
 import torch
 from pathlib import Path
 from pix2pix.checkpoint import GeneratorConfig, save_generator
+from pix2pix.encoding import Encoding
 config = {CONFIG!r}
 torch.manual_seed(0)
 save_generator(Path("g.safetensors"), config.build().state_dict(), config)

@@ -19,6 +19,7 @@ from pix2pix import checkpoint, images, reference
 from pix2pix.checkpoint import GeneratorConfig
 from pix2pix.discriminator import Discriminator
 from pix2pix.generator import Generator
+from pix2pix.tiling import TiledTranslator
 from pix2pix.translator import Translator
 
 pytest_plugins = ["registry_fixtures"]
@@ -26,6 +27,8 @@ pytest_plugins = ["registry_fixtures"]
 ARGUMENTS = {
     "repro": [],
     "preset": ["quickstart"],
+    "init-dataset": ["."],
+    "drift": [],
     "register": [],
     "translate": ["data/pairs/test/input", "out"],
     "describe": [],
@@ -178,6 +181,7 @@ def test_without_a_project_the_commands_say_where_to_be(project: Project, pix2pi
     images.write_png(project.folder / "a.png", noise(8, 8))
     for arguments in (
         ["repro"],
+        ["init-dataset", "."],
         ["translate", "a.png", "b.png"],
         ["describe"],
         ["import", "a.pth"],
@@ -188,6 +192,18 @@ def test_without_a_project_the_commands_say_where_to_be(project: Project, pix2pi
     line = pix2pix("translate", "a.png", "b.png", "--model", "models:/tiny@champion").refusal
     assert line.startswith(f"models:/tiny@champion: there is no {project.folder / 'mlflow.db'}; ")
     assert [file.name for file in project.folder.iterdir()] == ["a.png"]
+
+
+def test_own_data_are_looked_at_and_the_next_commands_named(folder: Path, pix2pix: Command) -> None:
+    for side in "AB":
+        (folder / "own" / side).mkdir(parents=True)
+        images.write_png(folder / "own" / side / "1.png", noise(40, 40))
+    said = pix2pix("init-dataset", "own", "--name", "ours", "--like", "quickstart")
+    assert (said.status, said.stderr) == (0, "")
+    assert said.stdout.startswith(f"{folder / 'own'}: 1 pair, folders A/ and B/\n")
+    assert "next      pix2pix preset ours\n          dvc repro prepare " in said.stdout
+    assert pix2pix("preset", "ours").stdout.endswith("params.yaml is now ours\n")
+    assert pix2pix("init-dataset", "own", "--name", "ours").refusal.startswith("presets/ours.yaml: is there ")
 
 
 def test_a_preset_is_laid_over_params_yaml_and_its_changes_named(folder: Path, pix2pix: Command) -> None:
@@ -227,6 +243,46 @@ def test_a_file_translates_images_without_a_project_around(project: Project, pix
     expected = Translator(project.model)(noise(20, 30, 1))
     for name in ("out/1.png", "one.png"):
         assert np.array_equal(images.read_rgb(project.folder / name), expected)
+
+
+def test_tiles_are_asked_for_by_option_and_joined_with_the_images_statistics(
+    project: Project, pix2pix: Command
+) -> None:
+    project.make("first", kd=0.14)
+    images.write_png(project.folder / "a.png", noise(100, 130))
+    model = ["--model", "models/generator.onnx"]
+    expected = TiledTranslator(project.model, 64, 32)(noise(100, 130))
+    for number, kind in enumerate(([], ["--statistics", "image"])):
+        said = pix2pix(
+            "translate", "a.png", f"{number}.png", "--tile", "64", "--overlap", "32", *kind, *model
+        )
+        assert (said.status, said.stderr) == (0, "")
+        assert np.array_equal(images.read_rgb(project.folder / f"{number}.png"), expected)
+    pix2pix("translate", "a.png", "b.png", "--tile", "64", "--overlap", "0", "--statistics", "tile", *model)
+    found = images.read_rgb(project.folder / "b.png")
+    assert np.array_equal(found, TiledTranslator(project.model, 64, 0, "tile")(noise(100, 130)))
+    # The default overlap is 64 px.
+    line = pix2pix("translate", "a.png", "c.png", "--tile", "64", *model).refusal
+    assert line.startswith("--overlap 64: ") and line.endswith("take --tile 96 or more")
+    assert not (project.folder / "c.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--overlap", "8"], "--overlap: has a meaning with --tile only"),
+        (["--statistics", "tile"], "--statistics: has a meaning with --tile only"),
+        (
+            ["--tile", "64", "--samples", "2"],
+            "--tile: has no meaning with --samples, which draws each image whole",
+        ),
+    ],
+)
+def test_options_of_tiles_that_would_do_nothing_are_refused(
+    project: Project, pix2pix: Command, options: list[str], line: str
+) -> None:
+    images.write_png(project.folder / "a.png", noise(64, 64))
+    assert pix2pix("translate", "a.png", "b.png", *options).refusal == line
 
 
 def test_register_says_what_became_of_the_model_and_translate_uses_the_champion(

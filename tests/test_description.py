@@ -9,10 +9,10 @@ from torch import nn
 from pix2pix.description import Description, describe
 from pix2pix.discriminator import Discriminator
 from pix2pix.generator import Generator
-from pix2pix.params import Params, read_yaml, validate
+from pix2pix.params import Params, height_width, read_yaml, validate
 
 
-def params(image_px: int = 64, **model: Any) -> Params:
+def params(image_px: Any = 64, **model: Any) -> Params:
     values = read_yaml(ROOT / "params.yaml")
     values["prepare"]["image_px"] = image_px
     small = {"generator_channels": 4, "discriminator_channels": 4, "dropout_blocks": [1]}
@@ -87,13 +87,14 @@ def parameters(network: nn.Module) -> int:
     ("image_px", "model"),
     [
         (32, {}),
+        ([32, 64], {}),
         (96, {"norm": "batch"}),
         (64, {"architecture": "encoder-decoder"}),
         (64, {"upsample": "resize"}),
         (64, {"architecture": "encoder-decoder", "upsample": "resize", "dropout_blocks": []}),
     ],
 )
-def test_no_parameter_of_a_generator_is_left_out(image_px: int, model: dict[str, Any]) -> None:
+def test_no_parameter_of_a_generator_is_left_out(image_px: Any, model: dict[str, Any]) -> None:
     chosen = params(image_px, discriminator_layers=2, **model)
     generator, _ = describe(chosen)
     names = ("architecture", "upsample", "norm", "dropout_blocks")
@@ -101,7 +102,7 @@ def test_no_parameter_of_a_generator_is_left_out(image_px: int, model: dict[str,
         levels=chosen.levels, channels=4, **{name: getattr(chosen.model, name) for name in names}
     )
     assert generator.parameters == parameters(built)
-    assert generator.layers[-1].output == (3, image_px, image_px)
+    assert generator.layers[-1].output == (3, *height_width(chosen.prepare.image_px))
 
 
 @pytest.mark.parametrize("layers", range(6))

@@ -38,3 +38,44 @@ def test_threads_are_set_and_auto_means_all_cores() -> None:
         assert devices.set_threads("auto") == devices.available_cores() == torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "has_bf16", "expected"),
+    [
+        ("auto", "cuda", True, "bf16"),
+        ("auto", "cuda", False, "fp32"),
+        ("auto", "cpu", False, "fp32"),
+        ("auto", "mps", False, "fp32"),
+        ("fp32", "cuda", True, "fp32"),
+        ("bf16", "cuda", True, "bf16"),
+        ("bf16", "cpu", False, "bf16"),
+    ],
+)
+def test_auto_computes_in_bf16_where_a_gpu_does(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, device: str, has_bf16: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    assert devices.choose_precision(wanted, torch.device(device)) == expected
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_bf16_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(UserError, match=rf"train\.precision = 'bf16': this {device} has no bfloat16"):
+        devices.choose_precision("bf16", torch.device(device))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_determinism_is_set_and_on_a_gpu_its_price_is_said(
+    monkeypatch: pytest.MonkeyPatch, deterministic: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", not deterministic)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", deterministic)
+    words = devices.prefer_determinism(deterministic, torch.device("cuda"))
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (
+        deterministic,
+        not deterministic,
+    )
+    assert words.startswith("deterministic: " if deterministic else "not deterministic: ")
+    assert devices.prefer_determinism(deterministic, torch.device("cpu")) == "deterministic"

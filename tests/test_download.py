@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pix2pix import download
+from pix2pix.archives import is_archive
 from pix2pix.download import DownloadError, download_folder, fetch_file
 from pix2pix.errors import UserError
 
@@ -37,6 +38,7 @@ class Site(http.server.ThreadingHTTPServer):
         self.body = BODY
         self.validators = {"ETag": '"one"'}
         self.has_ranges = True
+        self.claimed_bytes: int | str = 0
         self.script: list[str] = []
         self.asked: list[Message] = []
 
@@ -65,6 +67,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(304)
             self.end_headers()
             return
+        if word.startswith("to "):
+            self.send_response(302)
+            self.send_header("Location", word.removeprefix("to "))
+            self.end_headers()
+            return
         start = self._start()
         self.send_response(206 if start else 200)
         for key, value in site.validators.items():
@@ -73,9 +80,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             claimed = start + 1 if word == "misplace" else start
             self.send_header("Content-Range", f"bytes {claimed}-{len(site.body) - 1}/{len(site.body)}")
         if not word.startswith("no length"):
-            self.send_header("Content-Length", str(len(site.body) - start))
+            claimed = site.claimed_bytes or len(site.body) - start
+            self.send_header("Content-Length", str(claimed))
         self.end_headers()
         rest = site.body[start:]
+        if word.endswith("no end"):
+            while True:
+                self.wfile.write(rest)
+        if word == "drip":
+            for byte in rest:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.02)
         if word.endswith("break"):
             rest = rest[: len(rest) // 2]
         elif word == "dawdle":
@@ -442,6 +457,88 @@ def test_address_that_is_none_is_the_users_to_mend(address: str) -> None:
     assert caught.value.exit_status == 2
 
 
+def test_server_that_sends_no_end_is_left_at_the_limit(site: Site, cache: Path) -> None:
+    site.script = ["no length, no end"]
+    told: list[int] = []
+    with pytest.raises(UserError, match=r"sends more than the 3,000,000 bytes it should have") as caught:
+        fetch({site.url: None}, max_bytes=3_000_000, on_progress=lambda done, total: told.append(done))
+    assert caught.value.exit_status == 2 and left_in(cache) == set()
+    assert told[-1] <= 3_000_000 and len(site.asked) == 1
+
+
+def test_server_that_sends_more_than_the_file_has_is_left_there(site: Site, cache: Path) -> None:
+    site.script = ["no length, no end"]
+    with pytest.raises(UserError, match=r"sends more than the 1,048,576 bytes it should have"):
+        fetch({site.url: len(BODY)})
+    assert left_in(cache) == set()
+
+
+def test_server_that_claims_to_have_too_much_is_not_listened_to(site: Site, cache: Path) -> None:
+    site.claimed_bytes = 10**15
+    with pytest.raises(UserError, match=r"has 1,000,000,000,000,000 bytes, more than the 68,719,476,736 all"):
+        fetch({site.url: None})
+    assert left_in(cache) == set()
+
+
+@pytest.mark.parametrize("claimed", ["-1", "many", "1e6"])
+def test_length_that_is_no_number_is_none(site: Site, claimed: str) -> None:
+    site.claimed_bytes = claimed
+    assert fetch({site.url: None}, sha256=SHA256).read_bytes() == BODY
+
+
+def test_server_that_claims_less_than_it_sends_gives_no_more_than_that(site: Site, cache: Path) -> None:
+    site.claimed_bytes = 1000
+    with pytest.raises(UserError, match=f"not the pinned {SHA256}"):
+        fetch({site.url: None}, sha256=SHA256)
+    assert left_in(cache) == set()
+
+
+def test_server_that_claims_more_than_it_sends_broke_off(site: Site, cache: Path) -> None:
+    site.claimed_bytes = 2 * len(BODY)
+    with pytest.raises(DownloadError, match=r"broke off after 1,048,576 of 2,097,152 bytes|cannot be read"):
+        fetch({site.url: None}, attempts=1)
+    assert NAME not in left_in(cache)
+
+
+def test_server_that_drips_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "TIMEOUTS_S", (1, 0.2))
+    site.script = ["drip"]
+    with pytest.raises(DownloadError, match=r"sends no more than \d+ bytes a second") as caught:
+        fetch({site.url: None}, attempts=1)
+    assert caught.value.exit_status == 3
+
+
+@pytest.mark.parametrize(
+    "scheme", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "gopher://127.0.0.1/"]
+)
+def test_redirect_to_another_scheme_is_not_followed(site: Site, cache: Path, scheme: str) -> None:
+    site.script = [f"to {scheme}"]
+    with pytest.raises(UserError, match=r"cannot be asked|answered 302") as caught:
+        fetch({site.url: None})
+    assert caught.value.exit_status == 2 and left_in(cache) == set()
+
+
+def test_redirect_without_end_is_not_followed_to_it(site: Site, cache: Path) -> None:
+    site.script = [f"to {site.url}"] * 100
+    with pytest.raises(UserError, match=r"cannot be asked \(Exceeded 30 redirects"):
+        fetch({site.url: None})
+    assert left_in(cache) == set()
+
+
+def test_page_in_the_place_of_an_archive_is_not_kept(site: Site, cache: Path) -> None:
+    site.body = b"<!DOCTYPE html><html>Sign in to the network of this hotel</html>"
+    with pytest.raises(UserError, match=r"is 64 bytes of something else"):
+        fetch({site.url: None}, looks_right=is_archive)
+    assert left_in(cache) == set()
+
+
+def test_what_a_server_says_is_shown_and_not_obeyed(site: Site) -> None:
+    site.script = ["to http://127.0.0.1:1/\x1b[2J"]
+    with pytest.raises(UserError) as caught:
+        fetch({site.url: None}, attempts=1)
+    assert str(caught.value).isprintable()
+
+
 def test_wrong_digest_leaves_nothing_behind(site: Site, cache: Path) -> None:
     with pytest.raises(UserError, match=f"has sha256 {SHA256}, not the pinned {'0' * 64}") as caught:
         fetch({site.url: None}, sha256="0" * 64)
@@ -457,7 +554,7 @@ def test_wrong_size_is_noticed_before_the_download(site: Site, cache: Path) -> N
 
 def test_wrong_size_is_noticed_where_the_server_does_not_tell_it(site: Site, cache: Path) -> None:
     site.script = ["no length"]
-    with pytest.raises(UserError, match=r"has 1,048,576 bytes instead of 5"):
+    with pytest.raises(UserError, match="sends more than the 5 bytes it should have"):
         fetch({site.url: 5})
     assert left_in(cache) == set()
 

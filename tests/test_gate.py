@@ -60,6 +60,13 @@ def without(measurement: dict[str, Any], group: str, name: str = "") -> dict[str
             "tie",
             f"{KD} 0.205 against the champion's 0.2 is 2.5 % worse; more than 5 % better is needed",
         ),
+        # What another order of sums makes of the same weights.
+        (
+            measured(0.1999999),
+            measured(),
+            "tie",
+            f"{KD} 0.2 against the champion's 0.2 is under 0.1 % better; more than 5 % better is needed",
+        ),
         # Near zero a share of the champion's value would be less than any noise.
         (
             measured(0.0001),
@@ -114,6 +121,7 @@ def without(measurement: dict[str, Any], group: str, name: str = "") -> dict[str
         "equal",
         "a little better",
         "a little worse",
+        "rounding",
         "near zero",
         "below zero",
         "worse L1",

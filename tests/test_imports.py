@@ -10,6 +10,7 @@ from torch import nn
 
 from pix2pix import checkpoint, reference
 from pix2pix.checkpoint import GeneratorConfig
+from pix2pix.encoding import Encoding
 from pix2pix.errors import UserError
 from pix2pix.files import sha256_file
 from pix2pix.generator import Generator
@@ -78,7 +79,7 @@ def test_the_curves_of_an_earlier_training_are_gone(place: Path) -> None:
 
 
 def test_curves_have_the_columns_that_the_training_stage_writes() -> None:
-    from pix2pix.training import LOSS_COLUMNS, VALIDATION_COLUMNS
+    from pix2pix.events import LOSS_COLUMNS, VALIDATION_COLUMNS
 
     assert HEADERS["losses.csv"] == ",".join(LOSS_COLUMNS) + "\n"
     assert HEADERS["validation.csv"] == ",".join(VALIDATION_COLUMNS) + "\n"
@@ -100,17 +101,27 @@ def test_a_size_that_the_network_cannot_take_names_the_nearest(
     assert files(place) == {str(GIVEN)}
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(1, 3), (3, 1), (4, 4)])
-def test_a_network_of_other_channels_than_pairs_have_is_refused(
+@pytest.mark.parametrize(("inputs", "outputs"), [(2, 3), (3, 5), (4, 4)])
+def test_a_network_of_other_channels_than_grey_and_rgb_is_refused(
     place: Path, inputs: int, outputs: int
 ) -> None:
     given(Unet(5, 2, inputs, outputs))
     with pytest.raises(UserError) as refused:
         import_generator(GIVEN, "instance", params())
     assert str(refused.value) == (
-        f"latest_net_G.pth: translates {inputs} channels into {outputs}, but pairs have 3 on both sides"
+        f"latest_net_G.pth: translates {inputs} channels into {outputs}; only 8-bit grey and RGB are "
+        "imported, since the file does not say what others mean"
     )
     assert files(place) == {str(GIVEN)}
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 3), (3, 1), (1, 1)])
+def test_a_network_of_grey_images_is_imported_as_such(place: Path, inputs: int, outputs: int) -> None:
+    given(Unet(5, 2, inputs, outputs))
+    import_generator(GIVEN, "instance", params())
+    _, config = checkpoint.load_generator(Path("models/generator.safetensors"))
+    assert (config.in_channels, config.out_channels) == (inputs, outputs)
+    assert (config.input, config.target) == (Encoding(inputs), Encoding(outputs))
 
 
 def test_what_does_not_fit_names_the_file_and_the_first_name_and_leaves_nothing(place: Path) -> None:

@@ -1,11 +1,13 @@
 """The metrics against their definitions."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics.image.kid import KernelInceptionDistance
 
 from pix2pix import metrics
 
@@ -66,6 +68,15 @@ def test_kernel_distance_of_all_images_follows_the_formula() -> None:
     assert std == pytest.approx(0, abs=1e-12)
 
 
+def test_frechet_distance_of_few_images_is_that_of_their_covariances() -> None:
+    real, other = torch.randn(9, 64).double(), 2 * torch.randn(7, 64).double() + 1
+    means = ((real.mean(0) - other.mean(0)) ** 2).sum()
+    product = torch.cov(real.T) @ torch.cov(other.T)
+    roots = torch.linalg.eigvals(product).sqrt().real.sum()
+    expected = means + torch.cov(real.T).trace() + torch.cov(other.T).trace() - 2 * roots
+    assert metrics.frechet_distance(real, other) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_kernel_distance_is_unbiased_and_the_frechet_distance_is_not() -> None:
     """Two samples of one distribution: the one is near 0 on few images, the other far from it."""
     random = torch.Generator().manual_seed(0)
@@ -97,3 +108,37 @@ def test_worse_images_have_larger_distances() -> None:
     for distance in (metrics.frechet_distance, lambda a, b: metrics.kernel_distance(a, b, 50, 40)[0]):
         values = [distance(real, other + scale * noise) for scale in (0, 0.7, 1.5, 3)]
         assert values == sorted(values)
+
+
+@pytest.mark.parametrize("size", [12, 128], ids=["summed up", "in the span of few images"])
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_features_in_pieces_have_the_distances_of_all_at_once_and_of_torchmetrics(
+    piece: int, size: int
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    real, other = torch.randn(60, size, generator=random), torch.randn(45, size, generator=random) + 0.3
+    distance = metrics.SetDistance(size, 60, 45, subsets=10, subset_size=20, seed=3)
+    # In turns, as they come.
+    for ours, theirs in itertools.zip_longest(other.split(piece), real.split(piece)):
+        if ours is not None:
+            distance.add(ours)
+        if theirs is not None:
+            distance.add_real(theirs)
+    whole = KernelInceptionDistance(feature=torch.nn.Identity(), subsets=10, subset_size=20)
+    whole.update(real.double(), real=True)
+    whole.update(other.double(), real=False)
+    torch.manual_seed(3)
+    assert distance.kernel() == pytest.approx([float(value) for value in whole.compute()], rel=1e-9)
+    assert distance.frechet() == pytest.approx(metrics.frechet_distance(real, other), rel=1e-9)
+
+
+def test_of_features_no_more_are_kept_than_the_subsets_take() -> None:
+    distance = metrics.SetDistance(4, 5000, 3000, subsets=3, subset_size=10)
+    for _ in range(50):
+        distance.add_real(torch.randn(100, 4))
+        distance.add(torch.randn(60, 4))
+    for kept in (distance._real, distance._other):
+        assert 10 <= sum(len(piece) for piece in kept._pieces) <= 30
+        # A view would hold the piece that it is part of.
+        assert all(piece.untyped_storage().nbytes() == piece.nbytes for piece in kept._pieces)
+    assert math.isfinite(distance.frechet()) and math.isfinite(distance.kernel()[0])

@@ -85,3 +85,14 @@ def test_any_licence_fits_the_table_and_mlflows_5000_characters(plain: Project) 
     assert row.startswith("| licence of the data | free \\| for research free")
     assert row.replace("\\|", "").count("|") == 3
     assert "| licence of the data | not stated |" in card(plain, dataset={"licence": ""})
+
+
+def test_a_rectangle_and_other_pixels_are_said_with_the_code_that_loads_them(plain: Project) -> None:
+    data = plain.data() | {"image_px": "256×512"}
+    text = model_card.write(plain.params(), plain.metrics("a", 0.1709), data, EXPORT)
+    # Pillow has the width first.
+    assert "at 256×512 px" in text and "image.resize((512, 256)" in text
+    data |= {"input": "7 channels of uint16", "target": "1 channel of float32"}
+    text = model_card.write(plain.params(), plain.metrics("a", 0.1709), data, EXPORT)
+    assert "7 channels of uint16 in, 1 channel of float32 out" in text
+    assert 'np.load("input.npy")' in text and "PIL" not in text

@@ -47,6 +47,22 @@ def test_onnx_gives_pytorchs_pixels_at_any_batch_and_size(
     assert parity.differing_share < 1e-3
 
 
+@pytest.mark.parametrize(
+    "choices", [{"upsample": "resize"}, {"architecture": "encoder-decoder"}, {"norm": "batch"}], ids=str
+)
+def test_no_kind_of_generator_holds_the_size_that_it_was_traced_at(
+    tmp_path: Path, choices: dict[str, str]
+) -> None:
+    torch.manual_seed(0)
+    generator = Generator(levels=5, channels=4, **choices).eval()  # type: ignore[arg-type]
+    onnx_export.export(tmp_path / "generator.onnx", generator, in_channels=3, opset=20, metadata={})
+    exported = session(tmp_path / "generator.onnx")
+    for count, height, width in ((3, 32, 32), (1, 96, 160)):
+        parity = compare(exported, generator, pixels(count, height, width), count)
+        assert parity.max_level_difference <= 1
+        assert parity.differing_share < 1e-3
+
+
 def test_an_image_is_the_same_alone_and_in_a_batch(exported: Path) -> None:
     run, images = session(exported), pixels(4, 64, 64)
     together = run.run(["translated"], {"image": images})[0]

@@ -106,6 +106,15 @@ def test_a_number_may_be_written_in_any_way(tmp_path: Path, written: str, lr: fl
         ("train.lambda_l1", 0),
         ("train.on_collapse", "warn"),
         ("train.on_collapse", "stop"),
+        ("train.cache", "device"),
+        ("train.precision", "bf16"),
+        ("train.processes", "auto"),
+        ("train.processes", 1),
+        ("train.cuda_graph", "off"),
+        ("train.deterministic", False),
+        ("train.cache", "stream"),
+        ("run.loader_workers", 0),
+        ("run.loader_workers", 4),
         ("prepare.image_px", 32),
         ("prepare.image_px", 4096),
         ("dataset.sha256", "0" * 64),
@@ -229,13 +238,25 @@ def test_every_missing_key_is_named(key: str) -> None:
         ("train.threads", "all", "'auto' or a whole number"),
         ("train.threads", 0, "'auto' or greater than or equal to 1"),
         ("train.device", "gpu", "'auto', 'cpu', 'cuda' or 'mps'"),
+        ("dataset.combined", "above", "'side-by-side' or 'stacked'"),
+        ("dataset.derive", "edge", "'none', 'edges', 'grayscale', 'blur', 'downscale' or 'mask'"),
         ("dataset.direction", "btoa", "'AtoB' or 'BtoA'"),
         ("dataset.name", "", "a text of at least one character"),
         ("dataset.name", "a/b", "a text that matches '^[A-Za-z0-9][A-Za-z0-9._-]*$'"),
         ("dataset.licence", 4, "a text"),
         ("dataset.sha256", "abc", "a text that matches '^([0-9a-f]{64})?$'"),
         ("prepare.resize_input", "lanczos", "'nearest', 'area' or 'bicubic'"),
-        ("prepare.image_px", 16, "greater than or equal to 32"),
+        ("prepare.image_px", 16, "a whole number from 32 to 4096, or two of them as [height, width]"),
+        ("prepare.image_px", [256], "a whole number from 32 to 4096, or two of them as [height, width]"),
+        ("prepare.image_px", [64, 16], "a whole number from 32 to 4096, or two of them as [height, width]"),
+        ("prepare.percentiles", [1], "a list of two numbers from 0 to 100"),
+        ("prepare.percentiles", [1, 101], "a list of two numbers from 0 to 100"),
+        ("prepare.alpha", "grey", "'white', 'black' or 'keep'"),
+        ("prepare.classes", -1, "greater than or equal to 0"),
+        ("prepare.range_input", "auto", "'full' or 'percentiles'"),
+        ("prepare.max_pixels", 0, "greater than or equal to 1"),
+        ("prepare.max_file_mb", 0, "greater than or equal to 1"),
+        ("model.in_channels", 0, "'auto' or greater than or equal to 1"),
         ("prepare.val_share", 1.1, "less than or equal to 1"),
         ("prepare.max_bad_share", -0.1, "greater than or equal to 0"),
         ("model.dropout_blocks", 3, "a list"),
@@ -405,3 +426,58 @@ def test_validation_leaves_the_values_as_they_were() -> None:
     values = committed()
     assert isinstance(validate(values, "params.yaml"), Params)
     assert values == VALUES
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"),
+    [([250, 512], [256, 512]), ([256, 300], [256, 288]), ([48, 80], [64, 96]), ([33, 4000], [32, 4000])],
+)
+def test_a_rectangle_that_the_network_cannot_take_names_the_nearest_one(
+    size: list[int], nearest: list[int]
+) -> None:
+    assert line_for(with_value("prepare.image_px", size)) == (
+        f"prepare.image_px = {size}: must be multiples of 32; nearest: {nearest}"
+    )
+    validate(with_value("prepare.image_px", nearest), "params.yaml")
+
+
+RECTANGLES = (([256, 512], 8, (286, 572)), ([96, 512], 5, (107, 572)), ([64, 64], 6, (72, 72)))
+
+
+def test_a_rectangle_goes_as_deep_as_its_shorter_divisor() -> None:
+    for size, levels, stored in RECTANGLES:
+        params = validate(with_value("prepare.image_px", size), "params.yaml")
+        assert (params.levels, params.prepare.load_px) == (levels, stored)
+    values = with_value("prepare.image_px", [32, 512])
+    values["model"] |= {"discriminator_layers": 5, "dropout_blocks": [1]}
+    assert "leaves no patch at 32×512 px" in line_for(values)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"percentiles": [99, 1]}, "prepare.percentiles = [99.0, 1.0]: the second must be above the first"),
+        ({"classes": 1}, "prepare.classes = 1: must be 0 (no label maps) or at least 2"),
+        (
+            {"alpha": "keep", "derive": "blur"},
+            "prepare.alpha = 'keep': must be white or black, since dataset.derive makes the input",
+        ),
+        (
+            {"classes": 9, "derive": "blur", "resize_input": "nearest"},
+            "prepare.classes = 9: must be 0, since dataset.derive makes the input",
+        ),
+        (
+            {"classes": 9, "resize_input": "area"},
+            "prepare.resize_input = 'area': must be nearest, since prepare.classes is set",
+        ),
+        (
+            {"classes": 9, "resize_input": "nearest", "range_input": "percentiles"},
+            "prepare.range_input = 'percentiles': must be full, since prepare.classes is set",
+        ),
+    ],
+)
+def test_settings_of_pixels_that_contradict_are_refused(changed: dict[str, Any], said: str) -> None:
+    values = with_value("prepare.image_px", 64)
+    values["dataset"]["derive"] = changed.pop("derive", "none")
+    values["prepare"] |= changed
+    assert line_for(values) == said

@@ -6,6 +6,7 @@ import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -27,6 +28,7 @@ from registry_fixtures import (
 
 from pipeline import champions, delivery, promotion, registry, tracking
 from pipeline.registry import Registered
+from pix2pix.encoding import Encoding
 from pix2pix.errors import UserError
 from pix2pix.files import sha256_file, write_json
 
@@ -599,3 +601,12 @@ def test_a_server_keeps_and_gives_the_file(project: Project, server: Server) -> 
     assert line.startswith(f"models:/big@champion: no model big in {server.uri}; models there: ")
     assert MODEL_NAME in line
     assert not (project.folder / "mlflow.db").exists()
+
+
+def test_the_signature_has_the_types_and_channels_of_the_file() -> None:
+    file = SimpleNamespace(input=Encoding(7, "uint16"), target=Encoding(1, "float32"))
+    signature = registry._signature(file)  # type: ignore[arg-type]
+    tensors = [
+        (tensor.name, str(tensor.type), tensor.shape) for tensor in (*signature.inputs, *signature.outputs)
+    ]
+    assert tensors == [("image", "uint16", (-1, -1, -1, 7)), ("translated", "float32", (-1, -1, -1, 1))]

@@ -313,6 +313,13 @@ def test_own_folder_is_copied_with_its_structure_and_only_its_images(tmp_path: P
     assert copy.stat().st_ino != (own / "train/A/1.JPG").stat().st_ino and os.access(copy, os.W_OK)
 
 
+def test_the_manifest_of_an_own_folder_is_copied_with_the_images(tmp_path: Path) -> None:
+    own = write(tmp_path / "own", "x/1.jpg", "x/2.jpg", "x/pairs.csv", "pairs.csv", "other.csv")
+    stage.fetch(params(source=str(own)))
+    copied = sorted(str(file.relative_to("data/raw")) for file in Path("data/raw").rglob("*.*"))
+    assert copied == ["pairs.csv", "x/1.jpg", "x/2.jpg"]
+
+
 def test_links_in_an_own_folder_are_followed_and_broken_ones_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -370,3 +377,17 @@ def test_same_source_gives_the_same_files_whatever_was_there(tmp_path: Path, pro
     first = {name: Path("data/raw", name).read_bytes() for name in raw()}
     stage.fetch(params(source=str(write(tmp_path / "own.tar.gz.content/s"))))
     assert {name: Path("data/raw", name).read_bytes() for name in raw()} == first
+
+
+def test_files_whose_names_are_no_text_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = write(tmp_path / "own", "1.jpg")
+    (own / os.fsdecode(b"a\xff.jpg")).write_bytes(b"a")
+    (own / os.fsdecode(b"train\xfe")).mkdir()
+    (own / os.fsdecode(b"train\xfe") / "2.jpg").write_bytes(b"b")
+    # `prepare` names this one among the rejects.
+    (own / "c\x1b[2J.jpg").write_bytes(b"c")
+    stage.fetch(params(source=str(own)))
+    assert raw() == ["1.jpg", "c\x1b[2J.jpg"]
+    assert caplog.text.count("left out, its name is not UTF-8") == 2

@@ -3,22 +3,27 @@
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from pix2pix import images, pair_set, pairs
+from pix2pix import images, pair_set, pairs, preparation, synthetic
 from pix2pix.errors import UserError
 from pix2pix.images import Pixels
 from pix2pix.params import Params, read_yaml, validate
-from stages.prepare import PAIRS, PICTURE, RAW, REPORT, prepare
+from stages import prepare as stage_module
+from stages.prepare import PAIRS, PICTURE, RAW, REPORT, UNUSABLE, prepare
 
 PROJECT = Path(__file__).parents[1]
+UNFINISHED = Path("data") / stage_module.UNFINISHED
 VALUES: dict[str, Any] = read_yaml(PROJECT / "params.yaml")
 
 
@@ -61,11 +66,14 @@ def refusal(parameters: Params) -> str:
 
 
 def written() -> dict[str, bytes]:
-    """Every file outside data/raw, with its bytes; hidden ones are leftovers."""
+    """Every file with its bytes, but data/raw, what is to be gone on with, and a refusal's list."""
     return {
         str(file): file.read_bytes()
         for file in sorted(Path().rglob("*"))
-        if file.is_file() and not file.is_relative_to(RAW)
+        if file.is_file()
+        and not file.is_relative_to(RAW)
+        and not file.is_relative_to(UNFINISHED)
+        and file != UNUSABLE
     }
 
 
@@ -182,7 +190,9 @@ def test_files_that_are_no_pairs_count_as_unusable_and_hidden_ones_do_not() -> N
     )
 
 
-def test_too_many_unusable_pairs_stop_the_stage_and_leave_nothing() -> None:
+def test_too_many_unusable_pairs_stop_the_stage_and_leave_only_what_the_next_run_takes_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     write_pairs(20)
     for name in ("004", "011", "003"):
         images.write_png(RAW / f"{name}.png", both(0)[:, :63])
@@ -191,7 +201,24 @@ def test_too_many_unusable_pairs_stop_the_stage_and_leave_nothing() -> None:
         "unusable, more than prepare.max_bad_share = 0.1 allows: mend them or raise it"
     )
     assert written() == {}
-    assert [path.name for path in Path("data").iterdir()] == ["raw"]
+    assert UNUSABLE.read_text().splitlines() == [
+        "file,reason",
+        *(
+            f'{name}.png,"has an odd width of 63 px, so it has no two equal halves"'
+            for name in ("003", "004", "011")
+        ),
+    ]
+    assert sorted(path.name for path in Path("data").iterdir()) == [UNFINISHED.name, "raw"]
+    with caplog.at_level(logging.INFO):
+        prepare(params(max_bad_share=0.2))
+    assert "going on: 17 pairs were prepared before this run, of 20" in caplog.text
+    assert sorted(path.name for path in Path("data").iterdir()) == ["pairs", "raw"]
+    assert not UNUSABLE.exists()
+    after = written()
+    for path in (PAIRS, REPORT.parent):
+        shutil.rmtree(path)
+    prepare(params(max_bad_share=0.2))
+    assert written() == after
 
 
 def test_exactly_the_share_that_is_allowed_is_accepted() -> None:
@@ -210,6 +237,102 @@ def test_a_failure_leaves_the_pairs_of_an_earlier_run() -> None:
     (RAW / "004.png").write_bytes(b"")
     assert "004.png" in refusal(params(max_bad_share=0))
     assert written() == before
+
+
+def test_a_killed_program_is_gone_on_with_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    small = (PROJECT / "params.yaml").read_text(encoding="utf-8").replace("image_px: 128", "image_px: 32")
+    Path("params.yaml").write_text(small, encoding="utf-8")
+    write_pairs(500)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    process = subprocess.Popen([sys.executable, "-m", "stages.prepare"], env=environment)
+    # Twice as many as are committed at once.
+    until = time.monotonic() + 60
+    while len(list(UNFINISHED.glob("train/target/*.png"))) < 2 * preparation.COMMIT_EVERY + 50:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not PAIRS.exists()
+    again = stage()
+    assert again.returncode == 0, again.stderr
+    going_on = re.match(r"going on: (\d+) pairs were prepared before this run, of 500\n", again.stderr)
+    assert going_on and int(going_on[1]) >= 2 * preparation.COMMIT_EVERY
+    resumed = written()
+    for path in (PAIRS, REPORT.parent):
+        shutil.rmtree(path)
+    assert stage().returncode == 0
+    assert written() == resumed
+
+
+# --- what looks wrong --------------------------------------------------------------------------------
+
+
+def test_what_looks_wrong_is_warned_of_named_in_the_report_and_drawn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for split, count in (("train", 6), ("val", 2), ("test", 3)):
+        for index in range(count):
+            photo, labels = synthetic.draw_pair(seed=len(split), index=index, image_px=64)
+            (RAW / split).mkdir(parents=True, exist_ok=True)
+            images.write_png(RAW / split / f"{index}.png", np.hstack([photo, labels]))
+    leaked = np.asarray(Image.open(RAW / "train" / "3.png").resize((256, 128)))
+    images.write_image(RAW / "test" / "leaked.jpg", leaked)
+    shutil.copy(RAW / "train" / "2.png", RAW / "train" / "twice.png")
+    images.write_png(RAW / "val" / "blank.png", np.hstack([photo, np.full_like(photo, 77)]))
+    prepare(params(image_px=64))
+    checks = report()["checks"]
+    assert list(checks["leaks"]["named"]) == ["train/3 and test/leaked"]
+    assert checks["near_duplicates"] == {
+        "count": 1,
+        "named": {"train/2 and train/twice": "0 of 128 bits differ"},
+    }
+    assert checks["empty"]["named"] == {"val/blank": "target of one colour, or nearly"}
+    assert checks["misaligned"] == {"count": 0, "named": {}}
+    for line in (
+        "nearly the same in different splits: train/3 and test/leaked",
+        "nearly the same: train/2 and train/twice",
+        "empty: val/blank, target of one colour, or nearly",
+    ):
+        assert line in caplog.messages
+    picture = images.read_rgb(PICTURE)
+    # Three blocks below the pairs, of cells enlarged three times to 192 px.
+    assert picture.shape[0] > 4 * 192
+    colours = report()["colours"]
+    assert colours["target"]["mean"].keys() == {"r", "g", "b"}
+    assert sum(colours["input"]["histogram"].values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_data_without_faults_gets_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    write_pairs(30)
+    prepare(params())
+    assert caplog.messages[:-1] == []
+    assert all(found["count"] == 0 for kind, found in report()["checks"].items() if kind != "alignment")
+
+
+def test_many_unusable_pairs_are_counted_and_all_in_a_file(caplog: pytest.LogCaptureFixture) -> None:
+    write_pairs(20)
+    for index in range(14):
+        (RAW / f"{index:03}.png").write_bytes(b"")
+    refusal(params())
+    assert caplog.messages[-1] == "and 4 more, see reports/unusable.csv"
+    assert len(UNUSABLE.read_text().splitlines()) == 15
+
+
+@pytest.mark.parametrize("range_", ["full", "percentiles"])
+def test_12_bits_in_16_are_said_to_be_dark_unless_their_range_is_measured(
+    caplog: pytest.LogCaptureFixture, range_: str
+) -> None:
+    for index in range(30):
+        photo, labels = synthetic.draw_pair(seed=1, index=index, image_px=64)
+        for side, pixels in (("A", labels), ("B", photo.astype(np.uint16) * 16)):
+            (RAW / side).mkdir(parents=True, exist_ok=True)
+            images.write_image(RAW / side / f"{index}.tif", pixels)
+    prepare(params(image_px=64, range_target=range_))
+    line = (
+        "the target is dark: its values stay below a quarter of 65535; prepare.range_target = percentiles "
+        "would use what they span"
+    )
+    assert (line in caplog.messages) == (range_ == "full")
 
 
 # --- one line ----------------------------------------------------------------------------------------

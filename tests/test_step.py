@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pix2pix.discriminator import Discriminator
 from pix2pix.generator import Generator
-from pix2pix.step import LOSS_NAMES, Objective, learning_rate, training_step
+from pix2pix.step import LOSS_NAMES, Objective, learning_rate, set_learning_rate, training_step
 
 OBJECTIVE = Objective("bce", 100.0, conditional=True)
 
@@ -162,6 +162,42 @@ def test_the_generator_is_drawn_to_the_target_by_lambda(networks: tuple) -> None
     for _ in range(40):
         last = training_step(generator, discriminator, *optimizers, source, target, OBJECTIVE)[1]
     assert last < 0.7 * first
+
+
+# --- precision ---------------------------------------------------------------------------------------
+
+
+def test_bf16_computes_the_networks_in_bfloat16_and_keeps_weights_moments_and_losses() -> None:
+    torch.manual_seed(0)
+    networks = Generator(levels=5, channels=4, dropout_blocks=()), Discriminator(channels=4, layers=2)
+    twins = copy.deepcopy(networks)
+    source, target = torch.rand(2, 3, 32, 32) * 2 - 1, torch.rand(2, 3, 32, 32) * 2 - 1
+    computed = set()
+    for network in networks:
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                module.register_forward_hook(lambda module, inputs, output: computed.add(output.dtype))
+    losses = []
+    for pair, precision in ((networks, "bf16"), (twins, "fp32")):
+        optimizers = [torch.optim.Adam(network.parameters(), lr=1e-4, fused=True) for network in pair]
+        losses.append(training_step(*pair, *optimizers, source, target, OBJECTIVE, precision))
+        tensors = [value for network in pair for value in network.parameters()]
+        gradients = [weight.grad for weight in tensors]
+        moments = [value for o in optimizers for state in o.state.values() for value in state.values()]
+        assert {tensor.dtype for tensor in (*tensors, *gradients, *moments, losses[-1])} == {torch.float32}
+    assert computed == {torch.bfloat16}
+    torch.testing.assert_close(losses[0], losses[1], rtol=2e-2, atol=0)
+    assert not torch.equal(losses[0], losses[1])
+
+
+def test_a_rate_that_is_a_tensor_stays_that_tensor() -> None:
+    weight = nn.Parameter(torch.ones(1))
+    rate = torch.tensor(1.0)
+    captured, plain = torch.optim.SGD([weight], lr=rate), torch.optim.SGD([weight], lr=1.0)
+    for optimizer in (captured, plain):
+        set_learning_rate(optimizer, 0.25)
+    assert captured.param_groups[0]["lr"] is rate and rate == 0.25
+    assert plain.param_groups[0]["lr"] == 0.25
 
 
 # --- schedule ----------------------------------------------------------------------------------------

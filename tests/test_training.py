@@ -1,7 +1,7 @@
 """The loop and its events."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,118 +9,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pair_fixtures import write_split
 from torch import Tensor, nn
+from training_fixtures import CONFIG, CPU, MODEL, equal, events, finished, pairs, recipe, run
 
-from pix2pix import collapse, training
-from pix2pix.checkpoint import CheckpointFolder, GeneratorConfig
-from pix2pix.generator import Generator
-from pix2pix.pair_set import PairSet
-from pix2pix.params import Model, Train
-from pix2pix.training import (
+from pix2pix import collapse, pair_set, training, training_state, validation
+from pix2pix.checkpoint import CheckpointFolder
+from pix2pix.encoding import RGB8, Encoding, of_classes
+from pix2pix.events import (
     Collapsed,
-    Finished,
+    Diverged,
+    Event,
+    Interrupted,
     LossPoint,
-    State,
+    Started,
+    Stepped,
     Validated,
     Warned,
-    fit,
-    learning_rate,
 )
-
-CPU = torch.device("cpu")
-MODEL = Model(
-    architecture="unet",
-    generator_channels=2,
-    upsample="deconv",
-    dropout_blocks=(1, 2),
-    norm="instance",
-    discriminator_channels=2,
-    discriminator_layers=1,
-    conditional=True,
-)
-CONFIG = GeneratorConfig(
-    levels=5,
-    channels=2,
-    norm="instance",
-    dropout_blocks=(1, 2),
-    image_px=32,
-    dataset="test",
-    direction="AtoB",
-    params_sha256="",
-    data_sha256="",
-    code_sha256="",
-)
-
-
-def recipe(**changes: object) -> Train:
-    values: dict[str, object] = {
-        "epochs": 3,
-        "decay_share": 0.5,
-        "batch": 1,
-        "lr": 0.0002,
-        "beta1": 0.5,
-        "gan_loss": "bce",
-        "lambda_l1": 100.0,
-        "seed": 1,
-        "validate_every": 1,
-        "sample_images": 2,
-        "losses_every": 3,
-        "keep": "last",
-        "on_collapse": "warn",
-        "device": "cpu",
-        "threads": 1,
-        "warm_start": "",
-    }
-    return Train.model_validate(values | changes)
-
-
-def pair_set(count: int, side: int, seed: int = 0) -> PairSet:
-    random = np.random.default_rng(seed)
-    inputs = random.integers(0, 256, (count, 3, side, side), dtype=np.uint8)
-    return PairSet(tuple(map(str, range(count))), inputs, 255 - inputs, "digest")
-
-
-def run(*arguments: Any, **options: Any) -> list[training.Event]:
-    """All events of a training; see `events`."""
-    return list(events(*arguments, **options))
-
-
-def events(
-    folder: Path,
-    train: Train,
-    stop_at: int | None = None,
-    on_state: Callable[[State], None] | None = None,
-    checkpoint_every: int = 1,
-    model: Model = MODEL,
-) -> Iterator[training.Event]:
-    """Train on a few pairs; optionally ask to stop once a step is reached."""
-    shape = {name: getattr(model, name) for name in ("architecture", "upsample", "norm", "dropout_blocks")}
-    state = training.new_state(replace(CONFIG, **shape), model, train, CPU)
-    if on_state:
-        on_state(state)
-    return fit(
-        state,
-        model,
-        train,
-        pair_set(4, 36),
-        pair_set(3, 32, seed=9),
-        image_px=32,
-        device=CPU,
-        folder=CheckpointFolder(folder, "f"),
-        checkpoint_every_epochs=checkpoint_every,
-        log_every_steps=2,
-        stop_requested=lambda: stop_at is not None and state.step >= stop_at,
-    )
-
-
-def finished(seen: list[training.Event]) -> Finished:
-    assert isinstance(seen[-1], Finished)
-    return seen[-1]
-
-
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
+from pix2pix.feed import Feed, Placement, open_split
+from pix2pix.generator import Generator
+from pix2pix.pair_files import PairFiles
+from pix2pix.params import Model
+from pix2pix.step import LOSS_NAMES, learning_rate
+from pix2pix.training import fit
+from pix2pix.training_state import State
 
 # --- the loop ----------------------------------------------------------------------------------------
 
@@ -144,11 +57,11 @@ def test_an_interrupted_run_ends_as_if_it_had_never_stopped(tmp_path: Path, stop
     """Within an epoch and at its last step, before and after validations; weights and curves."""
     train = recipe(epochs=3, keep="best", losses_every=5)
     whole = finished(run(tmp_path / "whole", train))
-    with pytest.raises(training.Interrupted) as interrupted:
+    with pytest.raises(Interrupted) as interrupted:
         run(tmp_path / "cut", train, stop_at=stop_at)
     assert interrupted.value.step == stop_at
     rest = run(tmp_path / "cut", train)
-    assert rest[0] == training.Started(stop_at, stop_at // 4, 12)
+    assert rest[0] == Started(stop_at, stop_at // 4, 12)
     assert equal(finished(rest).state, whole.state)
     assert finished(rest).loss_rows == whole.loss_rows
     assert finished(rest).validation_rows == whole.validation_rows
@@ -162,7 +75,7 @@ def test_a_request_to_stop_at_the_very_last_step_just_finishes(tmp_path: Path) -
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     train = recipe(epochs=4)
     whole = finished(run(tmp_path / "whole", train))
-    state = training.new_state(CONFIG, MODEL, train, CPU)
+    state = training_state.new_state(CONFIG, MODEL, train, CPU)
     folder = CheckpointFolder(tmp_path / "killed", "f")
     options = {
         "image_px": 32,
@@ -171,11 +84,11 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
         "checkpoint_every_epochs": 2,
         "log_every_steps": 2,
     }
-    for event in fit(state, MODEL, train, pair_set(4, 36), pair_set(3, 32, seed=9), **options):
-        if isinstance(event, training.Stepped) and event.step == 11:
+    for event in fit(state, MODEL, train, pairs(4, 36), pairs(3, 32, seed=9), **options):
+        if isinstance(event, Stepped) and event.step == 11:
             break
     rest = run(tmp_path / "killed", train, checkpoint_every=2)
-    assert rest[0] == training.Started(8, 2, 16)
+    assert rest[0] == Started(8, 2, 16)
     assert equal(finished(rest).state, whole.state)
     assert finished(rest).loss_rows == whole.loss_rows
 
@@ -215,7 +128,7 @@ def test_keep_best_ships_the_epoch_with_the_lowest_validation_l1(tmp_path: Path)
     assert done.epoch == best != 6, "the recipe must make the last epoch worse, or this proves nothing"
     generator = CONFIG.build()
     generator.load_state_dict(done.state)
-    l1, _ = training.validate(generator, pair_set(3, 32, seed=9), CPU, kept=1)
+    l1, *_ = validation.validate(generator, pairs(3, 32, seed=9), CPU, kept=1)
     assert l1 == pytest.approx(curve[best], abs=1e-9)
 
 
@@ -232,9 +145,26 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path: Pat
         state.generator_optimizer.step = step  # type: ignore[method-assign]
 
     # The weights break at the end of step 5; step 6 is the first to show it.
-    with pytest.raises(training.Diverged, match=r"at step 6;.*train\.lr"):
+    with pytest.raises(Diverged, match=r"at step 6;.*train\.lr"):
         run(tmp_path, recipe(), on_state=poison)
     assert torch.load(tmp_path / "f" / "checkpoint.pt", weights_only=True)["step"] == 4
+
+
+def test_the_time_spent_waiting_for_data_is_measured_between_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(training.time, "monotonic", lambda: now)
+
+    def slow(seconds: float) -> Iterator[Tensor]:
+        nonlocal now
+        for _ in range(3):
+            now += seconds
+            yield torch.zeros(1)
+
+    clock = training.DataClock()
+    for seconds, share in ((3.0, 0.75), (0.0, 0.0), (1.0, 0.5)):
+        for _ in clock.over(slow(seconds)):
+            now += 1.0
+        assert clock.share() == pytest.approx(share)
 
 
 def test_live_losses_are_means_over_their_own_window(tmp_path: Path) -> None:
@@ -242,7 +172,85 @@ def test_live_losses_are_means_over_their_own_window(tmp_path: Path) -> None:
     assert [point.step for point in points] == [2, 4, 6]
     points = [event for event in run(tmp_path / "odd", recipe(batch=4)) if isinstance(event, LossPoint)]
     assert [point.step for point in points] == [2, 3], "the rest of a window is not lost"
-    assert set(points[0].losses) == set(training.LOSS_NAMES)
+    assert set(points[0].losses) == set(LOSS_NAMES)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_streamed_pairs_train_the_same_weights_as_held_ones_and_take_over_in_mid_epoch(
+    tmp_path: Path, batch: int
+) -> None:
+    """Dropout included: no worker draws from its random state."""
+    splits = (write_split(tmp_path / "train", 5, 36), write_split(tmp_path / "val", 3, 32))
+
+    def feeds(cached: bool) -> tuple[Feed, Feed]:
+        first, second = (
+            open_split(PairFiles.find(split), Placement(cached, ""), 32, CPU, 1, persistent=True)[0]
+            for split in splits
+        )
+        return first, second
+
+    train = recipe(batch=batch, losses_every=1)
+    held = finished(run(tmp_path / "held", train, feeds=feeds(cached=True)))
+    streamed = finished(run(tmp_path / "streamed", train, feeds=feeds(cached=False)))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "both", train, feeds=feeds(cached=True), stop_at=4)
+    both = finished(run(tmp_path / "both", train, feeds=feeds(cached=False)))
+    for other in (streamed, both):
+        assert equal(held.state, other.state)
+        assert held.loss_rows == other.loss_rows
+        assert held.validation_rows == other.validation_rows
+
+
+KINDS = {
+    "16-bit grey to RGB": (Encoding(1, "uint16"), RGB8),
+    "16 bits on both sides": (
+        Encoding(2, "uint16", range="percentiles", low=(99.0, 0.0), high=(60_000.0, 4.0)),
+        Encoding(1, "uint16"),
+    ),
+    "classes to floats": (
+        of_classes(5),
+        Encoding(1, "float32", range="percentiles", low=(0.1,), high=(0.8,)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS.keys())
+def test_rectangles_of_any_pixels_train_the_same_weights_streamed_as_held(
+    tmp_path: Path, kinds: tuple[Encoding, Encoding]
+) -> None:
+    splits = (
+        write_split(tmp_path / "train", 5, (36, 72), kinds),
+        write_split(tmp_path / "val", 3, (32, 64), kinds),
+    )
+    train = recipe(batch=2, sample_images=3)
+    config = replace(
+        CONFIG,
+        image_px=(32, 64),
+        in_channels=kinds[0].network_channels,
+        out_channels=kinds[1].network_channels,
+        input=kinds[0],
+        target=kinds[1],
+    )
+    seen = {}
+    for cached in (True, False):
+        feeds = (
+            open_split(PairFiles.find(split), Placement(cached, ""), (32, 64), CPU, 1, persistent=True)[0]
+            for split in splits
+        )
+        seen[cached] = run(tmp_path / str(cached), train, feeds=feeds, config=config)
+    held, streamed = map(finished, seen.values())
+    assert equal(held.state, streamed.state)
+    assert held.loss_rows == streamed.loss_rows
+    assert held.validation_rows == streamed.validation_rows
+    # What is shown are the stored samples, and the L1 is that of the outputs in the target's range.
+    last = next(event for event in reversed(seen[True]) if isinstance(event, Validated))
+    stored = pair_set.load_split(splits[1])
+    for shown, samples in ((last.inputs, stored.inputs), (last.targets, stored.targets)):
+        assert shown.dtype == samples.dtype
+        assert np.array_equal(shown.transpose(0, 3, 1, 2), samples)
+    assert last.outputs.dtype == last.targets.dtype
+    units = (kinds[1].unit(samples) for samples in (last.outputs, last.targets))
+    assert last.l1 == pytest.approx(np.abs(np.subtract(*units)).mean(), rel=1e-9)
 
 
 @pytest.mark.parametrize("batch", [3, 4, 7])
@@ -289,7 +297,7 @@ def test_every_parameter_of_an_ablation_changes_what_is_trained(tmp_path: Path) 
 def test_a_warm_start_begins_with_the_named_weights_and_a_fresh_discriminator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fresh = training.new_state(CONFIG, MODEL, recipe(), CPU)
+    fresh = training_state.new_state(CONFIG, MODEL, recipe(), CPU)
     named: list[str] = []
 
     def load(generator: Generator, digest: str) -> None:
@@ -299,7 +307,7 @@ def test_a_warm_start_begins_with_the_named_weights_and_a_fresh_discriminator(
                 weight.fill_(0.5)
 
     monkeypatch.setattr("pix2pix.warm_start.load", load)
-    warm = training.new_state(CONFIG, MODEL, recipe(warm_start="a" * 64), CPU)
+    warm = training_state.new_state(CONFIG, MODEL, recipe(warm_start="a" * 64), CPU)
     assert named == ["a" * 64]
     assert all(bool((weight == 0.5).all()) for weight in warm.generator.parameters())
     assert equal(warm.discriminator.state_dict(), fresh.discriminator.state_dict())
@@ -316,9 +324,9 @@ def changed(model: dict[str, Any]) -> Model:
 def test_an_unconditional_discriminator_is_built_for_the_output_alone(
     conditional: bool, channels: int
 ) -> None:
-    state = training.new_state(CONFIG, changed({"conditional": conditional}), recipe(), CPU)
+    state = training_state.new_state(CONFIG, changed({"conditional": conditional}), recipe(), CPU)
     assert state.discriminator.convs[0].in_channels == channels
-    pixels = training.new_state(CONFIG, changed({"discriminator_layers": 0}), recipe(), CPU)
+    pixels = training_state.new_state(CONFIG, changed({"discriminator_layers": 0}), recipe(), CPU)
     assert pixels.discriminator.receptive_field_px == 1
 
 
@@ -328,7 +336,7 @@ def test_a_training_by_l1_alone_writes_zeros_for_what_it_does_not_have(tmp_path:
     done = finished(run(tmp_path, train, on_state=states.append))
     assert [row[2:6:2] + row[5:6] for row in done.loss_rows] == [[0.0, 0.0, 0.0]] * 6
     assert all(row[3] > 0 for row in done.loss_rows)
-    fresh = training.new_state(CONFIG, MODEL, train, CPU)
+    fresh = training_state.new_state(CONFIG, MODEL, train, CPU)
     assert equal(states[0].discriminator.state_dict(), fresh.discriminator.state_dict())
     assert not equal(states[0].generator.state_dict(), fresh.generator.state_dict())
 
@@ -339,7 +347,7 @@ def test_an_interrupted_ablation_ends_as_if_it_had_never_stopped(
 ) -> None:
     model = changed({"architecture": "encoder-decoder", "conditional": False})
     whole = finished(run(tmp_path / "whole", recipe(**train), model=model))
-    with pytest.raises(training.Interrupted):
+    with pytest.raises(Interrupted):
         run(tmp_path / "cut", recipe(**train), stop_at=5, model=model)
     rest = finished(run(tmp_path / "cut", recipe(**train), model=model))
     assert equal(rest.state, whole.state)
@@ -357,7 +365,7 @@ def won(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collapse, "ALIKE_SHARE", 0.0)
 
 
-def warnings(seen: list[training.Event]) -> list[int]:
+def warnings(seen: list[Event]) -> list[int]:
     return [event.step for event in seen if isinstance(event, Warned)]
 
 
@@ -385,7 +393,7 @@ def test_a_resumed_training_warns_at_the_same_step_and_not_again(
     won: None, tmp_path: Path, stop_at: int, before: list[int], after: list[int]
 ) -> None:
     train, seen = recipe(losses_every=2), []
-    with pytest.raises(training.Interrupted):
+    with pytest.raises(Interrupted):
         for event in events(tmp_path, train, stop_at=stop_at):
             seen.append(event)
     assert warnings(seen) == before
@@ -404,7 +412,7 @@ def test_a_training_that_is_told_to_stops_at_the_first_sign(won: None, tmp_path:
         assert line.startswith("training: step 6: the discriminator's losses")
         assert "train.on_collapse" in line
         assert warnings(seen) == [6]
-    assert seen[0] == training.Started(4, 1, 12), "it went on from its checkpoint, and met the sign again"
+    assert seen[0] == Started(4, 1, 12), "it went on from its checkpoint, and met the sign again"
 
 
 def test_without_an_adversarial_loss_no_discriminator_can_win(won: None, tmp_path: Path) -> None:

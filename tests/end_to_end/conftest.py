@@ -1,5 +1,6 @@
 """A small project with real git, DVC and MLflow, run once and copied for each test."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from ruamel.yaml import YAML
 
@@ -145,14 +147,23 @@ def checkout(root: Path, data: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, subprocess.CompletedProcess[str]]:
-    """A project after its first `dvc repro`, committed; not to be changed."""
-    folder = tmp_path_factory.mktemp("first")
-    write_data(folder / "data")
-    project = checkout(folder / "project", folder / "data")
-    done = project.dvc("repro")
-    project.run("git", "add", "-A")
-    project.run("git", "commit", "-q", "-m", "first run")
-    return project, done
+    """A project after its first `dvc repro`, committed; not to be changed. One for all of xdist's workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "first"
+    said = folder / "said.json"
+    with FileLock(folder.with_suffix(".lock")):
+        if said.exists():
+            project = Project(folder / "project", folder / "data")
+        else:
+            write_data(folder / "data")
+            project = checkout(folder / "project", folder / "data")
+            done = project.dvc("repro")
+            project.run("git", "add", "-A")
+            project.run("git", "commit", "-q", "-m", "first run")
+            said.write_text(json.dumps([done.args, done.returncode, done.stdout, done.stderr]))
+    return project, subprocess.CompletedProcess(*json.loads(said.read_text()))
 
 
 @pytest.fixture
@@ -211,8 +222,11 @@ def wait_for(what: object, seconds: float = 60, every: float = 0.05) -> object:
 
 
 def leftovers(project: Project) -> list[Path]:
-    """What an atomic write that was cut off would have left beside its target."""
-    folders = ("data", "models", "reports")
+    """What an atomic write that was cut off would have left beside its target.
+
+    Not what an interrupted `prepare` goes on with.
+    """
+    folders, meant = ("data", "models", "reports"), {".gitignore", ".prepare"}
     return [
-        path for folder in folders for path in (project.root / folder).glob(".*") if path.name != ".gitignore"
+        path for folder in folders for path in (project.root / folder).glob(".*") if path.name not in meant
     ]

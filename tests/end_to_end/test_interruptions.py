@@ -1,5 +1,6 @@
 """A training that is stopped, killed or interrupted goes on to the same bytes; with real signals."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -41,3 +42,40 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(project: Project, kil
     whole = project.run(*command)
     assert "going on" not in whole.stdout + whole.stderr
     assert cut == {name: (project.root / name).read_bytes() for name in cut}
+
+
+def test_a_training_that_streamed_goes_on_with_pairs_held_in_memory(project: Project) -> None:
+    """SIGTERM to the whole group, loader's workers included; the memory may be larger the next time."""
+    project.set(
+        train={"epochs": 30, "cache": "stream"},
+        run={"checkpoint_every_epochs": 1, "progress": "lines", "tracking": False, "loader_workers": 2},
+    )
+    command = [sys.executable, "-m", "stages.train"]
+    process = subprocess.Popen(
+        command,
+        cwd=project.root,
+        env=project.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if "epoch 3:" in line:
+            os.killpg(process.pid, signal.SIGTERM)
+            break
+    said += process.communicate(timeout=60)[0]
+    assert process.returncode == 143, said
+    assert "streamed from disk" in said and "Traceback" not in said
+    project.set(train={"cache": "device"})
+    resumed = project.run(*command)
+    assert "held on cpu" in resumed.stderr
+    assert "going on from the checkpoint at step" in resumed.stderr
+    losses = project.root / "reports/losses.csv"
+    cut = losses.read_bytes()
+    whole = project.run(*command)
+    assert "going on" not in whole.stderr
+    assert losses.read_bytes() == cut

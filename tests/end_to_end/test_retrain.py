@@ -3,19 +3,15 @@
 import hashlib
 import json
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from .conftest import STAGES, Project, wait_for
-from .retrain_fixtures import ENDED_S, LONG, Servers, disturbed, undisturbed
-from .test_full_disk import fill
+from .retrain_fixtures import LONG, Servers
 
 pytest_plugins = ["end_to_end.retrain_fixtures"]
 PUBLISHED = {"dataset.source": "pix2pix/datasets.py", "dataset.name": "facades"}
@@ -87,19 +83,14 @@ def test_the_page_has_the_numbers_the_decision_and_the_picture(
     assert artifacts["quickstart-test-grid"]["data"].startswith("data:image/png;base64,")
 
 
-def test_a_second_run_is_unchanged_and_adds_nothing(servers: Servers, first: tuple[str, Any, bool]) -> None:
-    before = len(servers.versions()), len(servers.runs())
-    run = servers.begin()
-    assert servers.ended(run)["name"] == "Unchanged"
-    assert (len(servers.versions()), len(servers.runs())) == before
-    assert servers.tasks(run) == {}
-
-
-def test_of_two_runs_started_together_one_waits_and_both_end_well(
+def test_of_two_runs_started_together_one_waits_and_both_are_unchanged_and_add_nothing(
     servers: Servers, first: tuple[str, Any, bool]
 ) -> None:
+    before = len(servers.versions()), len(servers.runs())
     runs = [servers.begin(), servers.begin(refresh=True)]
     assert [servers.ended(run)["name"] for run in runs] == ["Unchanged", "Unchanged"]
+    assert (len(servers.versions()), len(servers.runs())) == before
+    assert servers.tasks(runs[0]) == {}
     states = [servers.get(f"/flow_run_states/?flow_run_id={run}") for run in runs]
     waited = ["AwaitingConcurrencySlot" in {item["name"] for item in items} for items in states]
     assert sorted(waited) == [False, True]
@@ -293,48 +284,7 @@ def test_refresh_asks_the_source_before_any_stage_and_pins_what_it_has(
     assert set(mirror.asked[asked + 1 :]) == {503}
 
 
-# --- pulled plugs ------------------------------------------------------------------------------------
-
-
-def test_cancelling_ends_the_whole_tree_and_frees_the_slot(servers: Servers) -> None:
-    run = servers.begin(overrides={**LONG, "train.seed": 2})
-    servers.trainer(run)
-    assert servers.slots_taken() == 1
-    flow = servers.flow_process(run)
-    command = ("-m", "prefect", "flow-run", "cancel", run)
-    servers.project.run(sys.executable, *command)
-    # 15 seconds are promised; other tests share the cores here.
-    wait_for(lambda: not servers.processes(run) and not flow.is_running(), 30)
-    assert servers.ended(run)["type"] == "CANCELLED"
-    wait_for(lambda: servers.nothing_is_left(run), 30)
-    assert not (servers.project.root / ".retrain" / run).exists()
-
-
-def test_killed_at_any_place_a_run_ends_crashed_and_the_next_goes_on_to_the_same_generator(
-    servers: Servers, first: tuple[str, Any, bool]
-) -> None:
-    """`make chaos` does this for every process, the worker too, at every stage."""
-    overrides = {**LONG, "train.seed": 5}
-    plugs = [("stage", "train"), ("flow", "train"), ("dvc", "export")]
-    last = disturbed(servers, overrides, plugs)
-    rows = servers.artifacts(last)["quickstart-metrics"]
-    assert all(row["champion"] and row["difference"] for row in json.loads(rows["data"]))
-    digest = servers.onnx_sha256()
-    assert servers.versions()[-1].tags["onnx_sha256"] == digest
-    assert undisturbed(servers, overrides) == digest
-
-
-def test_of_a_run_that_failed_or_crashed_a_chat_is_told_once_and_of_no_other(servers: Servers) -> None:
-    run = servers.begin(overrides={"train.epoch": 3})
-    message = servers.ended(run)["message"]
-    wait_for(lambda: any(run in text for text in servers.chat.told), 30)
-    name = servers.get(f"/flow_runs/{run}")["name"]
-    page = f"{servers.api.removesuffix('/api')}/runs/flow-run/{run}"
-    assert f"retrain/quickstart: run {name} is Failed: {message}\n{page}" in servers.chat.told
-    # Of all that this module has tried: failed, crashed, killed, cancelled, completed, unchanged.
-    ended = {item["id"]: item["state_type"] for item in servers.post("/flow_runs/filter")}
-    told = {run: sum(run in text for text in servers.chat.told) for run in ended}
-    assert told == {run: int(kind in ("FAILED", "CRASHED")) for run, kind in ended.items()}
+# --- deployments and their automation -----------------------------------------------------------------
 
 
 def test_the_automation_follows_its_file_and_the_variable_and_is_never_doubled(servers: Servers) -> None:
@@ -373,133 +323,3 @@ def test_a_second_run_of_a_deployment_that_cancels_new_ones_is_refused(servers: 
     assert (refused["type"], refused["message"]) == ("CANCELLED", "Deployment concurrency limit reached.")
     assert servers.ended(running)["type"] == "COMPLETED"
     assert servers.nothing_is_left(running)
-
-
-# --- servers that are down ---------------------------------------------------------------------------
-
-
-def test_without_mlflow_it_trains_promotes_nothing_and_the_next_run_registers_without_training(
-    servers: Servers, first: tuple[str, Any, bool]
-) -> None:
-    before = [version.version for version in servers.versions()], servers.champion()
-    overrides = {**LONG, "train.seed": 7}
-    down = f"MLflow at {servers.store} does not answer; start it, or set MLFLOW_TRACKING_URI to one that runs"
-
-    during = servers.begin(overrides=overrides)
-    servers.trainer(during)
-    servers.end("mlflow")
-    try:
-        from_the_start = servers.begin(overrides={"train.seed": 8})
-        for run in (during, from_the_start):
-            ended = servers.ended(run)
-            assert (ended["type"], ended["message"]) == ("FAILED", down)
-            tasks = servers.tasks(run)
-            assert tasks.pop("register") == ("Failed", down)
-            assert {name for name, _ in tasks.values()} == {"Completed"}
-            assert "training goes on, the files are complete" in servers.said(run)
-        unchanged = servers.ended(servers.begin())
-        assert (unchanged["type"], unchanged["message"]) == ("FAILED", down)
-    finally:
-        servers.start("mlflow")
-    assert ([version.version for version in servers.versions()], servers.champion()) == before
-
-    run = servers.begin(overrides=overrides)
-    assert servers.ended(run)["type"] == "COMPLETED"
-    assert servers.tasks(run)["train"] == ("Completed", "unchanged, restored from cache")
-    assert servers.versions()[-1].tags["onnx_sha256"] == servers.onnx_sha256()
-    assert len(servers.versions()) == len(before[0]) + 1
-    assert not servers.unfinished_runs()
-
-
-def test_a_training_goes_on_while_prefects_server_is_restarted(servers: Servers) -> None:
-    run = servers.begin(overrides={**LONG, "train.seed": 9, "train.epochs": 150})
-    trainer = servers.trainer(run)
-    servers.end("prefect", signal.SIGTERM)
-    servers.start("prefect")
-    assert trainer.is_running()
-    assert servers.ended(run)["type"] == "COMPLETED"
-    assert servers.tasks(run)["train"] == ("Completed", "done")
-    wait_for(lambda: servers.nothing_is_left(run), ENDED_S)
-
-
-# --- a full disk -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(servers: Servers) -> Iterator[Path]:
-    """The folder of the worktrees on a file system that can be filled."""
-    place = servers.project.root / ".retrain"
-    place.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this system mounts no tmpfs for this user")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def test_a_full_disk_fails_the_run_with_that_reason_and_the_champion_serves_on(
-    servers: Servers, first: tuple[str, Any, bool], small_disk: Path
-) -> None:
-    before = servers.champion()
-    while_training = servers.begin(overrides={**LONG, "train.seed": 10})
-    servers.trainer(while_training)
-    fill(small_disk)
-    assert_out_of_space(servers, while_training)
-    # What the first worktree has left is enough for another one and no more; then for none.
-    assert_out_of_space(servers, servers.begin())
-    fill(small_disk)
-    assert_out_of_space(servers, servers.begin())
-    assert servers.champion() == before
-    served = servers.project.root.parent / "served"
-    servers.project.pix2pix("pull", "--to", str(served), MLFLOW_TRACKING_URI=servers.store)
-    assert (served / "generator.onnx").exists()
-
-
-def assert_out_of_space(servers: Servers, run: str) -> None:
-    ended = servers.ended(run)
-    assert ended["type"] == "FAILED"
-    assert "No space left on device" in ended["message"] and "\n" not in ended["message"]
-    assert servers.worktrees() == []
-    assert servers.nothing_is_left(run)
-
-
-# --- the end -----------------------------------------------------------------------------------------
-
-
-def test_a_flow_that_lost_its_worker_and_its_server_ends_and_is_reported_by_the_next_worker(
-    servers: Servers,
-) -> None:
-    run = servers.begin(overrides={**LONG, "train.seed": 4, "train.epochs": 5000})
-    servers.trainer(run)
-    flow = servers.flow_process(run)
-    servers.end("worker")
-    servers.end("prefect")
-    wait_for(lambda: not servers.processes(run) and not flow.is_running(), ENDED_S)
-    servers.start("prefect", "worker")
-    assert servers.ended(run)["type"] == "CRASHED"
-
-
-def test_ctrl_c_on_honcho_ends_the_servers_and_a_training(servers: Servers) -> None:
-    servers.end_all()
-    log = servers.project.root.parent / "honcho.log"
-    with log.open("w") as output:
-        honcho = subprocess.Popen(
-            [sys.executable, "-m", "honcho", "start"],
-            cwd=servers.project.root,
-            env=servers.project.environment(**servers.variables),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        wait_for(lambda: "Worker 'here' started" in log.read_text() or honcho.poll() is not None, 240)
-        assert honcho.poll() is None, log.read_text()
-        servers.trainer(servers.begin(overrides={**LONG, "train.seed": 11, "train.epochs": 5000}))
-    finally:
-        under = [process for process in servers.everything() if process.pid != honcho.pid]
-        honcho.send_signal(signal.SIGINT)
-        status = honcho.wait(ENDED_S)
-    _, alive = psutil.wait_procs(under, ENDED_S)
-    assert under and not alive
-    assert status == 130

@@ -1,0 +1,404 @@
+"""`pix2pix init-dataset`: what it says of somebody's data is so, and its preset is laid and valid."""
+
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SHARED
+from PIL import Image
+
+from pipeline import own_data, presets
+from pix2pix import images, pairs, params, survey, synthetic
+from pix2pix.errors import UserError
+from pix2pix.images import Pixels
+from pix2pix.layouts import find_pairs
+from pix2pix.params import read_yaml
+
+PROJECT = Path(__file__).parents[1]
+DATASETS = SHARED / "datasets"
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the committed params.yaml and presets."""
+    folder = tmp_path / "project"
+    shutil.copytree(PROJECT / "presets", folder / "presets")
+    shutil.copyfile(PROJECT / "params.yaml", folder / "params.yaml")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "somebody's data ü"
+
+
+def drawn_pairs(count: int = 8, px: int = 64) -> list[tuple[Pixels, Pixels]]:
+    """Photos and label maps."""
+    return [synthetic.draw_pair(seed=1, index=index, image_px=px) for index in range(count)]
+
+
+def save(path: Path, pixels: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def written(name: str = "mine") -> Any:
+    return read_yaml(Path(f"presets/{name}.yaml"))
+
+
+def refusal(source: Path | str, **options: Any) -> str:
+    before = sorted(Path("presets").iterdir())
+    with pytest.raises(UserError) as refused:
+        own_data.init_dataset(str(source), **options)
+    assert sorted(Path("presets").iterdir()) == before
+    return str(refused.value)
+
+
+# --- what is found -----------------------------------------------------------------------------------
+
+
+def test_two_folders_with_a_label_map_are_said_drawn_and_made_a_preset(data: Path) -> None:
+    for index, (photo, labels) in enumerate(drawn_pairs()):
+        save(data / "photos of mine" / "A" / f"{index}.jpg", photo)
+        save(data / "photos of mine" / "B" / f"{index}.png", labels)
+    save(data / "photos of mine" / "A" / "lonely.jpg", photo)
+    done = own_data.init_dataset(str(data))
+    assert done.lines == (
+        f"{data}: 8 pairs, folders A/ and B/",
+        "  splits  none of its own; names decide: 10% val and 10% test",
+        "  side A  64×64; JPEG, RGB, 8 bits",
+        "  side B  64×64; PNG, RGB, 8 bits; looks like a label map or drawing",
+        "  not usable: photos of mine/A/lonely.jpg: has no partner of the same name in B/",
+        "    more than prepare.max_bad_share = 2%: mend or remove them, or raise it",
+        "picture   presets/mine.png",
+        "preset    presets/mine.yaml: B is the input (BtoA); 64 px, the recipe of facades-small",
+    )
+    assert written()["dataset"] == {
+        "name": "mine",
+        "source": str(data),
+        "sha256": "",
+        "combined": "side-by-side",
+        "derive": "none",
+        "direction": "BtoA",
+        "licence": "not said yet; it goes into the model card",
+    }
+    prepare = written()["prepare"]
+    assert (prepare["image_px"], prepare["resize_input"], prepare["resize_target"]) == (64, "nearest", "area")
+    picture = images.read_rgb(done.picture)
+    for side in drawn_pairs()[0]:
+        shown = images.resize(side, survey.CELL_PX, survey.CELL_PX, "area")
+        assert any(
+            np.abs(picture[y : y + 192, x : x + 192].astype(int) - shown).mean() < 12  # it came as JPEG
+            for y in range(22, 30)
+            for x in range(picture.shape[1] - 191)
+            if picture[y : y + 192, x : x + 192].shape == shown.shape
+        )
+
+
+@pytest.mark.parametrize("combined", ["side-by-side", "stacked"])
+def test_combined_images_are_known_by_the_seam_in_their_middle(data: Path, combined: str) -> None:
+    join = np.hstack if combined == "side-by-side" else np.vstack
+    for index, (photo, labels) in enumerate(drawn_pairs()):
+        # Twice as wide as high when joined either way, or square.
+        narrow = np.s_[:, :32] if combined == "side-by-side" else np.s_[:32]
+        save(data / f"{index}.png", join([labels[narrow], photo[narrow]]))
+    done = own_data.init_dataset(str(data))
+    assert written()["dataset"]["combined"] == combined
+    assert written()["dataset"]["direction"] == "AtoB"
+    where = "A left, B right" if combined == "side-by-side" else "A above B"
+    assert done.lines[0] == f"{data}: 8 pairs, combined images, {where}"
+    assert (
+        "side A  32×64" in done.lines[2] if combined == "side-by-side" else "side A  64×32" in done.lines[2]
+    )
+
+
+def test_photos_are_no_combined_images_and_the_line_says_what_they_could_be(data: Path) -> None:
+    for index, (photo, _) in enumerate(drawn_pairs()):
+        save(data / f"{index}.png", photo)
+    line = refusal(data)
+    assert line.startswith(f"{data}: 0.png and the others do not look like two sides in one file, ")
+    for way in ("--derive (edges, ", "A/ and B/", "pairs.csv", "--combined side-by-side or stacked"):
+        assert way in line
+    own_data.init_dataset(str(data), combined="stacked")
+    assert written()["dataset"]["combined"] == "stacked"
+
+
+@pytest.mark.parametrize("derive", ["edges", "grayscale"])
+def test_photos_get_a_derived_input(data: Path, derive: str) -> None:
+    for index, (photo, _) in enumerate(drawn_pairs()):
+        save(data / "train" / f"{index}.png", photo)
+    done = own_data.init_dataset(str(data), derive=derive)
+    assert done.lines[0] == f"{data}: 8 photos"
+    assert done.lines[1] == "  splits  its own: 8 train"
+    assert f"the input is made from the photo ({derive}); 64 px" in done.lines[-1]
+    assert (written()["dataset"]["derive"], written()["dataset"]["direction"]) == (derive, "AtoB")
+
+
+def test_where_both_sides_or_none_are_drawn_the_direction_is_called_a_guess(data: Path) -> None:
+    for index, (photo, _) in enumerate(drawn_pairs()):
+        save(data / "input" / f"{index}.png", photo)
+        save(data / "target" / f"{index}.png", photo[::-1])
+    done = own_data.init_dataset(str(data))
+    assert "A is the input (AtoB, a guess: turn dataset.direction around" in done.lines[-1]
+
+
+def test_sizes_channels_and_depths_are_counted(data: Path) -> None:
+    photo, labels = drawn_pairs(1)[0]
+    grey = photo[:, :, 0]
+    for index in range(4):
+        save(data / "A" / f"{index}.png", photo if index else photo[:50])
+        save(data / "B" / f"{index}.png", labels if index else labels[:50])
+    save(data / "A" / "4.tif", grey.astype(np.uint16) * 257)
+    save(data / "B" / "4.png", labels)
+    save(data / "A" / "5.bmp", grey)
+    Image.fromarray(labels).quantize(8).save(data / "B" / "5.png")
+    done = own_data.init_dataset(str(data))
+    assert done.lines[2:4] == (
+        "  side A  64×64 (5), 64×50 (1); "
+        "PNG, RGB, 8 bits (4), TIFF, grey, 16 bits (1), BMP, grey, 8 bits (1)",
+        "  side B  64×64 (5), 64×50 (1); PNG, RGB, 8 bits (5), PNG, palette, 8 bits (1); "
+        "looks like a label map or drawing",
+    )
+
+
+def test_more_than_eight_bits_and_three_channels_are_said_drawn_and_given_a_range(data: Path) -> None:
+    for index, (photo, _) in enumerate(drawn_pairs(3)):
+        bands = np.concatenate([photo] * 3, 2)[..., :7].astype(np.uint16) * 16
+        (data / "A").mkdir(parents=True, exist_ok=True)
+        (data / "B").mkdir(exist_ok=True)
+        images.write_image(data / "A" / f"{index}.tif", bands)
+        np.save(data / "B" / f"{index}.npy", photo[..., 0].astype(np.float32) * 3)
+    done = own_data.init_dataset(str(data))
+    assert done.lines[2:4] == (
+        "  side A  64×64; TIFF, 7 channels, 16 bits; 208 to 4080 in a sample, so its range is measured",
+        "  side B  64×64; NPY, grey, 32-bit float; 39 to 741 in a sample, so its range is measured",
+    )
+    prepare = written()["prepare"]
+    assert (prepare["range_input"], prepare["range_target"]) == ("percentiles", "percentiles")
+    # Drawn by their own range: 255 * 16 of 65,535 would be black.
+    assert images.read_rgb(done.picture)[30:200, 60:250].std() > 20
+
+
+def test_samples_that_fill_their_type_keep_their_full_range(data: Path) -> None:
+    for index, (photo, labels) in enumerate(drawn_pairs(3)):
+        for side, pixels in (
+            ("A", labels[..., 0].astype(np.uint16) * 257),
+            ("B", photo[..., 0] / np.float32(255)),
+        ):
+            (data / side).mkdir(parents=True, exist_ok=True)
+            images.write_image(data / side / f"{index}.tif", pixels[..., None])
+    done = own_data.init_dataset(str(data))
+    assert not any("percentiles" in line for line in done.lines)
+    assert (written()["prepare"]["range_input"], written()["prepare"]["range_target"]) == ("full", "full")
+
+
+def indices_of(labels: Pixels) -> Pixels:
+    """The label map's colours numbered, grey."""
+    _, numbers = np.unique(labels.reshape(-1, 3), axis=0, return_inverse=True)
+    return numbers.reshape(labels.shape[:2]).astype(np.uint8)
+
+
+def test_grey_class_indices_are_known_drawn_in_colours_and_made_classes(data: Path) -> None:
+    most = 0
+    for index, (photo, labels) in enumerate(drawn_pairs()):
+        numbers = indices_of(labels)
+        most = max(most, int(numbers.max()))
+        save(data / "A" / f"{index}.png", photo)
+        save(data / "B" / f"{index}.png", numbers)
+    done = own_data.init_dataset(str(data))
+    assert (
+        done.lines[3]
+        == f"  side B  64×64; PNG, grey, 8 bits; looks like class indices, 0 to {most} in a sample"
+    )
+    prepare, dataset = written()["prepare"], written()["dataset"]
+    assert (dataset["direction"], prepare["classes"], prepare["resize_input"]) == (
+        "BtoA",
+        most + 1,
+        "nearest",
+    )
+    # Indices as levels would be black.
+    assert images.read_rgb(done.picture)[30:200, 210:400].std() > 40
+    presets.apply("mine")
+    assert params.load().prepare.classes == most + 1
+
+
+def test_dark_grey_photos_are_no_class_indices(data: Path) -> None:
+    noise = np.random.default_rng(0)
+    for index in range(4):
+        save(data / "A" / f"{index}.png", drawn_pairs(1)[0][1])
+        save(data / "B" / f"{index}.png", noise.integers(0, 60, (64, 64), np.uint8))
+    done = own_data.init_dataset(str(data))
+    assert done.lines[3] == "  side B  64×64; PNG, grey, 8 bits"
+    assert written()["prepare"]["classes"] == 0
+    assert images.read_rgb(done.picture)[60:180, 240:380].max() <= 60
+
+
+@pytest.mark.parametrize(("height", "width", "said"), [(64, 128, "[64, 128]"), (160, 64, "[160, 64]")])
+def test_rectangles_become_squares_and_the_line_says_what_keeps_their_shape(
+    data: Path, height: int, width: int, said: str
+) -> None:
+    for index, (photo, labels) in enumerate(drawn_pairs(3)):
+        for side, pixels in (("A", labels), ("B", photo)):
+            save(data / side / f"{index}.png", images.resize(pixels, height, width, "nearest"))
+    done = own_data.init_dataset(str(data))
+    assert written()["prepare"]["image_px"] == 64
+    assert f"prepare.image_px: {said} (height, width) keeps their shape" in done.lines[-1]
+
+
+def test_an_archive_is_looked_at_without_leaving_anything(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index, (photo, labels) in enumerate(drawn_pairs()):
+        save(data / "wrapped" / "train" / f"{index}.png", np.hstack([photo, labels]))
+    archive = tmp_path / "own.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(data / "wrapped", "wrapped")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    done = own_data.init_dataset(str(archive))
+    assert done.lines[0] == f"{archive}: 8 pairs, combined images, A left, B right"
+    assert written()["dataset"]["source"] == str(archive)
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs", "px"), [("facades", 606, 256), ("maps-sample", 180, 600)], ids=["facades", "maps"]
+)
+def test_real_sets_are_seen_for_what_they_are(name: str, pairs: int, px: int) -> None:
+    archive = DATASETS / f"{name}.tar.gz"
+    if not archive.is_file():
+        pytest.skip(f"{archive} is not there")
+    done = own_data.init_dataset(str(archive))
+    assert done.lines[0] == f"{archive}: {pairs} pairs, combined images, A left, B right"
+    assert done.lines[2] == f"  side A  {px}×{px}; JPEG, RGB, 8 bits"
+    assert done.lines[3] == f"  side B  {px}×{px}; JPEG, RGB, 8 bits; looks like a label map or drawing"
+
+
+# --- the preset --------------------------------------------------------------------------------------
+
+
+def folder_of_pairs(data: Path) -> Path:
+    for index, (photo, labels) in enumerate(drawn_pairs(2)):
+        save(data / f"{index}.png", np.hstack([photo, labels]))
+    return data
+
+
+@pytest.mark.parametrize("like", ["quickstart", "facades-small", "facades"])
+def test_a_preset_of_any_recipe_sets_the_keys_that_all_do_and_is_laid(data: Path, like: str) -> None:
+    own_data.init_dataset(str(folder_of_pairs(data)), name="ours-2", like=like)
+    committed = read_yaml(Path("presets/facades.yaml"))
+    assert [(section, list(keys)) for section, keys in written("ours-2").items()] == [
+        (section, list(keys)) for section, keys in committed.items()
+    ]
+    assert Path("presets/ours-2.yaml").read_text().startswith(f"# Own data: {data}. ")
+    presets.apply("ours-2")
+    laid = params.load()
+    assert (laid.dataset.source, laid.prepare.image_px) == (str(data), 64)
+    assert laid.registry.model_name == "pix2pix-ours-2"
+    assert written("ours-2")["train"] == read_yaml(Path(f"presets/{like}.yaml"))["train"]
+
+
+def test_a_preset_is_replaced_only_when_that_is_said(data: Path) -> None:
+    folder_of_pairs(data)
+    own_data.init_dataset(str(data))
+    before = Path("presets/mine.yaml").read_bytes()
+    assert refusal(data, like="facades") == (
+        "presets/mine.yaml: is there already; --force replaces it, --name gives the new one another name"
+    )
+    assert Path("presets/mine.yaml").read_bytes() == before
+    own_data.init_dataset(str(data), like="facades", force=True)
+    assert written()["train"]["epochs"] == 200
+
+
+def test_a_relative_path_and_a_tilde_become_absolute(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of_pairs(data)
+    own_data.init_dataset(f"../{data.name}")
+    assert written()["dataset"]["source"] == str(data)
+    monkeypatch.setenv("HOME", str(data.parent))
+    own_data.init_dataset(f"~/{data.name}", force=True)
+    assert written()["dataset"]["source"] == str(data)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "a/b"}, "--name a/b: must be letters, digits, dots, dashes and underscores"),
+        ({"derive": "edge"}, "--derive edge: must be one of none, edges, grayscale, "),
+        ({"combined": "above"}, "--combined above: must be one of side-by-side, stacked"),
+        ({"like": "nobody"}, "--like nobody: must be one of cityscapes, "),
+        ({"name": "embedded"}, "presets/embedded.yaml: dataset.name = 'embedded': names the embedded set"),
+    ],
+)
+def test_an_option_of_no_meaning_is_one_line(data: Path, options: dict[str, str], said: str) -> None:
+    assert refusal(folder_of_pairs(data), **options).startswith(said)
+
+
+def test_data_that_cannot_be_used_is_one_line(data: Path) -> None:
+    assert refusal(data) == f"{data}: is not there; give the path of a folder of images or of an archive"
+    data.mkdir()
+    assert refusal(data) == f"{data}: holds no image"
+    (data / "A").mkdir()
+    (data / "A" / "1.png").write_bytes(b"")
+    assert refusal(data).startswith(
+        f"{data}: holds no pair among 1 images (A/1.png has no partner of the same"
+    )
+    (data / "B").mkdir()
+    (data / "B" / "1.png").write_bytes(b"")
+    assert refusal(data).startswith(f"{data}/A/1.png: does not decode (")
+    (data.parent / "words.zip").write_bytes(b"words")
+    assert refusal(data.parent / "words.zip").endswith("is not a .tar.gz, .tgz, .tar or .zip archive")
+    for name in ("pairs.csv", "photo.JPG"):
+        (data / name).write_bytes(b"")
+        assert refusal(data / name) == (
+            f"{data / name}: is one file of a data set; give the folder that it lies in"
+        )
+
+
+def test_a_place_that_is_not_there_is_said_before_a_preset_that_is(data: Path) -> None:
+    own_data.init_dataset(str(folder_of_pairs(data)))
+    assert refusal(data / "nowhere").endswith(
+        "nowhere: is not there; give the path of a folder of images or of an archive"
+    )
+
+
+def test_the_projects_own_recipes_are_never_replaced(data: Path) -> None:
+    assert refusal(folder_of_pairs(data), name="facades", force=True) == (
+        "presets/facades.yaml: is a recipe that init-dataset has not written; --name gives yours another name"
+    )
+
+
+def two_folders(data: Path, count: int = 8) -> Path:
+    for index, sides in enumerate(drawn_pairs(count)):
+        for side, pixels in zip("AB", sides, strict=True):
+            save(data / side / f"{index}.png", pixels)
+    return data
+
+
+def test_options_for_other_layouts_are_refused(data: Path) -> None:
+    two_folders(data)
+    assert "are two sides already; leave --derive out" in refusal(data, derive="edges")
+    assert refusal(data, combined="stacked").startswith("--combined stacked: each pair is two files here")
+
+
+def test_one_damaged_side_is_counted_once_and_named_with_what_follows(data: Path) -> None:
+    two_folders(data)
+    damaged = sorted((data / "B").iterdir())[3]
+    damaged.write_bytes(b"no image")
+    lines = own_data.init_dataset(str(data)).lines
+    at = next(index for index, line in enumerate(lines) if "not usable" in line)
+    assert lines[at].startswith(f"  not usable: B/{damaged.name}: does not decode")
+    assert lines[at + 1] == ("    more than prepare.max_bad_share = 2%: mend or remove them, or raise it")
+
+
+def test_few_pairs_get_shares_that_fill_every_split(data: Path) -> None:
+    for count in (16, 20, 30):
+        source = two_folders(data / str(count), count)
+        own_data.init_dataset(str(source), force=True)
+        found = find_pairs(source).pairs
+        shares = written()["prepare"]
+        splits, rule = pairs.assign_splits(found, shares["val_share"], shares["test_share"])
+        pairs.check_not_empty({split: len(members) for split, members in splits.items()}, rule)

@@ -1,0 +1,234 @@
+"""A step over tensors that stay where they are: the same bits as one that is run anew each time."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from training_fixtures import CONFIG, CPU, MODEL, equal, finished, pairs, recipe, run
+
+from pix2pix import repeated, training
+from pix2pix.augment import plan_epoch
+from pix2pix.encoding import RGB8, Encoding
+from pix2pix.events import Interrupted
+from pix2pix.feed import CachedFeed, in_batches
+from pix2pix.repeated import RepeatedStep, Run, cuda_graph
+from pix2pix.step import adam, learning_rate, set_learning_rate
+from pix2pix.training import repeated_step
+from pix2pix.training_state import State, new_state
+
+NO_DROPOUT = replace(CONFIG, dropout_blocks=())
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Every step is recorded as on a GPU; the recording runs it anew, which is all a CPU can do."""
+    records: list[Run] = []
+
+    def record(run: Run) -> Run:
+        records.append(run)
+        return run
+
+    monkeypatch.setattr(training, "repeated_step", partial(repeated_step, record=record))
+    return records
+
+
+# Batches of 3 and then 1: the second is run as it comes. Dropout is on.
+@pytest.mark.parametrize("train", [{"batch": 1}, {"batch": 3}, {"gan_loss": "none"}], ids=str)
+def test_a_recorded_step_trains_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: list[Run], train: dict[str, object]
+) -> None:
+    one = finished(run(tmp_path / "recorded", recipe(**train, losses_every=1)))
+    assert len(recorded) == 1
+    monkeypatch.setattr(training, "repeated_step", repeated_step)
+    other = finished(run(tmp_path / "plain", recipe(**train, losses_every=1)))
+    assert len(recorded) == 1
+    assert equal(one.state, other.state)
+    assert one.loss_rows == other.loss_rows
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+def test_an_interrupted_recorded_training_ends_as_if_it_had_never_stopped(
+    tmp_path: Path, recorded: list[Run], stop_at: int
+) -> None:
+    train = recipe(batch=2)
+    whole = finished(run(tmp_path / "whole", train))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", train, stop_at=stop_at)
+    rest = finished(run(tmp_path / "cut", train))
+    assert len(recorded) == 3
+    assert equal(rest.state, whole.state)
+    assert rest.loss_rows == whole.loss_rows
+
+
+def test_nothing_that_a_recording_reads_or_writes_moves(tmp_path: Path, recorded: list[Run]) -> None:
+    """Over epochs with other rates, validations and smaller batches."""
+    states: list[State] = []
+    places = set()
+    original = RepeatedStep.__call__
+
+    def watched(self: RepeatedStep, item: Tensor, weight: float) -> Tensor:
+        losses = original(self, item, weight)
+        tensors = [*states[0].tensors(), self._item]
+        places.add(tuple(tensor.data_ptr() for tensor in tensors))
+        return losses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RepeatedStep, "__call__", watched)
+        run(tmp_path, recipe(batch=3), on_state=states.append)
+    assert len(places) == 1
+
+
+def test_a_step_that_cannot_be_recorded_is_warned_of_and_run_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = finished(run(tmp_path / "plain", recipe()))
+
+    def record(run: Run) -> Run:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+
+    monkeypatch.setattr(training, "repeated_step", partial(repeated_step, record=record))
+    assert equal(finished(run(tmp_path / "failed", recipe())).state, whole.state)
+    (line,) = caplog.messages
+    assert line.startswith("no CUDA graph could be made of a step (operation not permitted when stream is")
+
+
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_a_rehearsal_leaves_no_trace(steps_before: int) -> None:
+    train, feed = recipe(), pairs(4, 36)
+    state = new_state(CONFIG, MODEL, train, CPU)
+    step = repeated_step(state, MODEL, train, feed, image_px=32, device=CPU)
+    item = next(feed.items([np.zeros((1, 4), np.int64)]))
+    for _ in range(steps_before):
+        step(item)
+    before = {id(tensor): tensor.clone() for tensor in state.tensors()}
+    random = torch.get_rng_state()
+    repeated.rehearse(lambda: step(item), state.tensors, CPU)
+    assert torch.equal(torch.get_rng_state(), random)
+    after = state.tensors()
+    for tensor in after:
+        assert torch.equal(tensor, before.get(id(tensor), torch.zeros_like(tensor)))
+    assert bool(len(after) - len(before)) == (steps_before == 0)
+
+
+# --- against a step written out plainly --------------------------------------------------------------
+
+
+def plain_gradients(
+    generator: nn.Module, discriminator: nn.Module, source: Tensor, target: Tensor
+) -> list[list[Tensor]]:
+    """By two graphs that share nothing: the fake is made and scored once for each network."""
+    output = generator(source)
+    fooled = F.softplus(-discriminator(torch.cat([source, output], 1))).mean()
+    g_loss = fooled + 100 * (output - target).abs().mean()
+    real = F.softplus(-discriminator(torch.cat([source, target], 1))).mean()
+    fake = F.softplus(discriminator(torch.cat([source, generator(source).detach()], 1))).mean()
+    return [
+        list(torch.autograd.grad(loss, list(network.parameters())))
+        for loss, network in ((g_loss, generator), (real + fake, discriminator))
+    ]
+
+
+def sliced(pixels: Tensor, rows: np.ndarray, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Crops one by one."""
+    crops = []
+    for sample, top, left, mirror in rows.tolist():
+        crop = pixels[sample, :, top : top + 32, left : left + 32]
+        crops.append(crop.flip(-1) if mirror else crop)
+    both = torch.stack(crops).to(dtype) / 127.5 - 1
+    return both[:, :3], both[:, 3:]
+
+
+def test_200_recorded_steps_in_float64_are_those_of_the_plain_procedure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same start and the same crops; Adam unfused, gradients naively, to 1e-9."""
+    monkeypatch.setattr(training, "to_unit_range", lambda pixels, *encoding: pixels.double() / 127.5 - 1)
+    train, feed = recipe(batch=2, epochs=67, lr=0.002), pairs(5, 36)
+    state = new_state(NO_DROPOUT, MODEL, train, CPU)
+    networks = [network.double() for network in (state.generator, state.discriminator)]
+    twins = copy.deepcopy(networks)
+    for name, network in zip(("generator_optimizer", "discriminator_optimizer"), networks, strict=True):
+        setattr(state, name, adam(network, train))
+    plain = [torch.optim.Adam(twin.parameters(), betas=(0.5, 0.999), fused=False) for twin in twins]
+    step = repeated_step(state, MODEL, train, feed, image_px=32, device=CPU, record=lambda run: run)
+    steps = 0
+    for epoch in range(67):
+        rows = plan_epoch(5, 4, train.seed, epoch).rows()
+        lr = learning_rate(train.lr, epoch, 67, train.decay_share)
+        for optimizer in (state.generator_optimizer, state.discriminator_optimizer, *plain):
+            set_learning_rate(optimizer, lr)
+        for item, batch in zip(feed.items(in_batches(rows, 2)), in_batches(rows, 2), strict=True):
+            step(item)
+            source, target = sliced(feed.pixels, batch, torch.float64)
+            for twin, gradients, optimizer in zip(
+                twins, plain_gradients(*twins, source, target), plain, strict=True
+            ):
+                for weight, gradient in zip(twin.parameters(), gradients, strict=True):
+                    weight.grad = gradient
+                optimizer.step()
+            steps += 1
+    assert steps == 201
+    for network, twin in zip(networks, twins, strict=True):
+        for weight, other in zip(network.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(weight, other, rtol=0, atol=1e-9)
+
+
+def test_the_first_steps_gradients_in_float32_are_those_of_the_plain_procedure() -> None:
+    """To 1e-5 of each weight tensor's largest."""
+    train, feed = recipe(batch=2), pairs(4, 36)
+    state = new_state(NO_DROPOUT, MODEL, train, CPU)
+    twins = copy.deepcopy([state.generator, state.discriminator])
+    rows = plan_epoch(4, 4, 1, 0).rows()[:2]
+    repeated_step(state, MODEL, train, feed, image_px=32, device=CPU)(next(feed.items([rows])))
+    expected = plain_gradients(*twins, *sliced(feed.pixels, rows, torch.float32))
+    for network, gradients in zip((state.generator, state.discriminator), expected, strict=True):
+        for weight, gradient in zip(network.parameters(), gradients, strict=True):
+            assert weight.grad is not None
+            assert (weight.grad - gradient).abs().max() <= 1e-5 * gradient.abs().max()
+
+
+# --- on a GPU ----------------------------------------------------------------------------------------
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures on a CUDA device")
+
+
+RANGED = Encoding(3, "uint16", range="percentiles", low=(9.0, 0.0, 1.0), high=(200.0, 250.0, 199.0))
+
+
+@needs_cuda
+@pytest.mark.parametrize("source", [RGB8, RANGED], ids=str)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_captured_training_ends_with_the_bits_of_an_uncaptured_one(
+    precision: str, source: Encoding
+) -> None:
+    cuda = torch.device("cuda", 0)
+    torch.backends.cudnn.deterministic = True
+    held, weights = pairs(5, 36), []
+    pixels = held.pixels.to(getattr(torch, source.dtype)).to(cuda)
+    feed = CachedFeed(held.names, pixels, (source, RGB8))
+    ways: list[Callable[[Run], Run] | None] = [None, cuda_graph]
+    for record in ways:
+        train = recipe(batch=2, device="cuda", precision=precision, cuda_graph="off")
+        state = new_state(CONFIG, MODEL, train, cuda)
+        step = repeated_step(
+            state,
+            MODEL,
+            train,
+            feed,
+            image_px=32,
+            device=cuda,
+            encodings=(source, RGB8),
+            record=record,
+        )
+        for epoch in range(5):
+            for item in feed.items(in_batches(plan_epoch(5, 4, 1, epoch).rows(), 2)):
+                assert torch.isfinite(step(item)).all()
+        weights.append({name: value.cpu() for name, value in state.generator.state_dict().items()})
+    assert equal(*weights)
