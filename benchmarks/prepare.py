@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from pix2pix import images, pairs, synthetic
-from pix2pix.params import Prepare
+from pix2pix import images, layouts, pairs, preparation, synthetic
 
 from .alternating import Comparison, alternate
 
-PREPARE = Prepare(
-    image_px=128,
+RECIPE = pairs.Recipe(
+    direction="BtoA",
+    combined="side-by-side",
+    derive="none",
     resize_input="nearest",
     resize_target="area",
-    val_share=0.1,
-    test_share=0.1,
-    max_bad_share=0.0,
+    image_px=128,
+    load_px=143,
 )
 
 
@@ -29,12 +29,16 @@ def compare(*, count: int, rounds: int) -> Comparison:
         for index in range(count):
             photo, labels = synthetic.draw_pair(seed=1, index=index, image_px=256)
             images.write_png(raw / f"{index:04}.png", np.concatenate([photo, labels], 1))
-        found, _ = pairs.find_pairs(raw)
-        splits, _ = pairs.assign_splits(found, PREPARE.val_share, PREPARE.test_share)
+        found = layouts.find_pairs(raw).pairs
+        splits, _ = pairs.assign_splits(found, val_share=0.1, test_share=0.1)
 
         def prepare(workers: int) -> None:
-            with tempfile.TemporaryDirectory(dir=folder) as out:
-                pairs.prepare_splits(splits, Path(out), raw, PREPARE, "BtoA", lambda done: None, workers)
+            with (
+                tempfile.TemporaryDirectory(dir=folder) as out,
+                preparation.workplace(Path(out) / "work", RECIPE) as work,
+            ):
+                for _ in preparation.prepare_all(splits, work, raw, RECIPE, workers):
+                    pass
 
         return alternate(
             {"one worker": lambda: prepare(1), "all cores": lambda: prepare(os.cpu_count() or 1)},

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from pix2pix import devices
 
 from .alternating import Comparison
+from .ours import Shape
 
 
 @dataclass(frozen=True)
@@ -25,34 +27,97 @@ class Settings:
     batch: int
     rounds: int
     threads: int
+    pairs: int
+    trace: Path | None = None
+    plot: Path | None = None
 
     @property
-    def shape(self) -> dict[str, int]:
-        return {"px": self.px, "channels": self.channels, "batch": self.batch}
-
-    def __str__(self) -> str:
-        return f"{self.px} px, {self.channels} channels, batch {self.batch}"
+    def shape(self) -> Shape:
+        return Shape(self.px, self.channels, self.batch)
 
 
 def train_step(settings: Settings) -> dict[str, Any]:
-    from . import train_step
+    from . import limits, train_step
 
-    print(settings)
-    device = devices.choose(settings.device)[0]
-    compared = train_step.compare(**settings.shape, device=device, rounds=settings.rounds)
+    shape, device = settings.shape, devices.choose(settings.device)[0]
+    print(shape)
+    # First, while no other has warmed the device or filled its memory.
+    most = limits.measure(device, devices.choose_precision("auto", device))
+    compared = train_step.compare(shape, device=device, rounds=settings.rounds)
     key = f"train_step_{settings.px}px_batch{settings.batch}"
-    if "own" not in compared:
-        return _figures(key, compared["kept"])
-    figures = _figures(key, compared["own"])
-    print("with the same handling of memory on both sides:")
-    return figures | _figures(f"{key}_same_memory", compared["kept"])
+    figures = _figures(key, compared.get("own", compared["kept"]))
+    if "own" in compared:
+        print("with the same handling of memory on both sides:")
+        figures |= _figures(f"{key}_same_memory", compared["kept"])
+    seconds = figures[f"{key}_ms"]["ours"] / 1e3
+    flops, moved = limits.work(shape)
+    share = most.seconds(shape) / seconds
+    print(f"{1 / seconds:.2f} steps/s, {settings.batch / seconds:.2f} images/s")
+    print(
+        f"{share:.0%} of what {flops / 1e9:.1f} GFLOP at {most.flops / 1e12:.2f} TFLOP/s and "
+        f"{moved / 1e9:.2f} GB at {most.bytes / 1e9:.0f} GB/s allow"
+    )
+    print(f"at most {limits.peak_mb(device):,.0f} MB, the reference's included")
+    if settings.trace:
+        print(train_step.trace(shape, device, settings.trace))
+        print(f"{settings.trace}: open it in chrome://tracing or https://ui.perfetto.dev")
+    return figures | {
+        f"{key}_images_per_s": settings.batch / seconds,
+        f"{key}_share_of_limit": share,
+        "matrix_product_tflops": most.flops / 1e12,
+        "copy_gb_per_s": most.bytes / 1e9,
+        f"{key}_peak_mb": limits.peak_mb(device),
+    }
+
+
+def data(settings: Settings) -> dict[str, Any]:
+    from . import pipeline
+
+    print(settings.shape)
+    device = devices.choose(settings.device)[0]
+    compared = pipeline.data(settings.shape, device=device, rounds=settings.rounds)
+    return _figures(f"data_{settings.px}px_batch{settings.batch}", compared)
+
+
+def pipeline(settings: Settings) -> dict[str, Any]:
+    from . import pipeline
+
+    print(settings.shape)
+    device = devices.choose(settings.device)[0]
+    whole, alone = pipeline.compare(settings.shape, device=device, rounds=settings.rounds)
+    key = f"pipeline_{settings.px}px_batch{settings.batch}"
+    figures = _figures(key, whole)
+    # Of two ways in turns the second is the faster here, so this is what the first makes of its time.
+    computing = min(1.0, 1 / alone.ratio)
+    print(f"{computing:.1%} of the time goes into computing")
+    return figures | {f"{key}_computing_share": computing}
+
+
+def sweep(settings: Settings) -> dict[str, Any]:
+    from . import sweep
+
+    shape = settings.shape
+    print(shape)
+    measured, figures = {}, {}
+    for point in sweep.points(shape, settings.pairs):
+        found = measured[point] = sweep.measure(point, settings.device, settings.threads)
+        rate = "not enough memory" if found.images_per_s is None else f"{found.images_per_s:9.2f} images/s"
+        peak = "" if found.peak_mb is None else f"  {found.peak_mb:9,.0f} MB"
+        print(f"{point.kind:14} {point.value:9,}  {rate}{peak}", flush=True)
+        name = f"sweep_{point.kind.replace(', ', '_')}_{point.value}"
+        figures |= {f"{name}_images_per_s": found.images_per_s, f"{name}_peak_mb": found.peak_mb}
+    if settings.plot:
+        where = devices.choose(settings.device)[1]
+        sweep.draw(settings.plot, measured, f"{where}; otherwise {shape}")
+    return figures
 
 
 def inference(settings: Settings) -> dict[str, Any]:
     from . import inference
 
-    print(settings)
-    compared = inference.compare(**settings.shape, threads=settings.threads, rounds=settings.rounds)
+    shape = settings.shape
+    print(shape)
+    compared = inference.compare(**asdict(shape), threads=settings.threads, rounds=settings.rounds)
     return _figures(f"inference_{settings.px}px_batch{settings.batch}", compared)
 
 
@@ -64,6 +129,25 @@ def prepare(settings: Settings) -> dict[str, Any]:
     pairs_per_s = count / sorted(compared.seconds["all cores"])[len(compared.ratios) // 2]
     print(f"{pairs_per_s:.0f} pairs a second")
     return {"prepare_pairs_per_s": pairs_per_s} | _figures("prepare_all_cores", compared)
+
+
+def prepare_scale(settings: Settings) -> dict[str, Any]:
+    from . import prepare_scale
+
+    few, many, resumed, taken_over = prepare_scale.measure(1_000, settings.pairs)
+    print(few, many, sep="\n")
+    seconds = (many.seconds / many.pairs) / (few.seconds / few.pairs)
+    print(
+        f"memory {many.peak_mb / few.peak_mb:.2f} times, time a pair {seconds:.2f} times that of 1,000 pairs"
+    )
+    print(f"killed after {taken_over:,} training pairs, begun again: {resumed.seconds:.1f} s more")
+    return {
+        "prepare_scale_pairs": many.pairs,
+        "prepare_scale_pairs_per_s": many.pairs / many.seconds,
+        "prepare_scale_peak_mb": [few.peak_mb, many.peak_mb],
+        "prepare_scale_memory_growth": many.peak_mb / few.peak_mb,
+        "prepare_scale_resumed_share": resumed.seconds / many.seconds,
+    }
 
 
 def features(settings: Settings) -> dict[str, Any]:
@@ -85,7 +169,8 @@ def startup(settings: Settings) -> dict[str, Any]:
 
 
 BENCHMARKS: dict[str, Callable[[Settings], dict[str, Any]]] = {
-    way.__name__: way for way in (train_step, inference, prepare, features, startup)
+    way.__name__: way
+    for way in (train_step, data, pipeline, sweep, inference, prepare, prepare_scale, features, startup)
 }
 
 

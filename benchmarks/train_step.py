@@ -1,7 +1,7 @@
 """One training step of ours against the reference's procedure.
 
-The reference's procedure: eager, float32; the discriminator is updated first, from a pass on real and a pass
-on the detached fake; the fake is then scored again for the generator's update; Adam is not fused.
+Ours is the step that `stages.train` takes: it cuts its crops from pairs on the device, and on CUDA it is
+captured and computes in bfloat16. The reference's is given its tensors for nothing.
 
 Ours also tells the C library to keep what tensors free (devices.keep_freed_memory), which torch by itself
 does not. The ratio without that difference, the reference too keeping it, is given beside.
@@ -9,37 +9,40 @@ does not. The ratio without that difference, the reference too keeping it, is gi
 
 import ctypes
 import sys
-from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from pix2pix import devices, losses, step
-from pix2pix.discriminator import Discriminator
-from pix2pix.generator import Generator
-from pix2pix.params import unet_levels
+from pix2pix import devices
 
+from . import reference
 from .alternating import Comparison, alternate
+from .ours import Shape, Training, held
+
+# A GPU is waited for once in so many steps, as a training does.
+CALLS_ON_CUDA = 25
+TRACED_STEPS = 5
 
 
-def compare(
-    *, px: int, channels: int, batch: int, device: torch.device, rounds: int, calls: int = 1
-) -> dict[str, Comparison]:
+def compare(shape: Shape, *, device: torch.device, rounds: int) -> dict[str, Comparison]:
     """Both in turns, with the reference's memory as torch leaves it (`own`) and as ours is kept (`kept`)."""
-    reference, ours = _reference(px, channels, batch, device), _ours(px, channels, batch, device)
+    devices.prefer_determinism(False, device)
+    ways = {
+        "reference": reference.step(shape, device),
+        "ours": Training(shape, device, held(shape, device)).step,
+    }
+    calls = CALLS_ON_CUDA if device.type == "cuda" else 1
     compared = {}
     if device.type == "cpu" and sys.platform == "linux":
         compared["own"] = alternate(
-            {"reference": reference, "ours": ours},
+            ways,
             rounds=rounds,
             calls=calls,
             device=device,
             before={"reference": _return_freed_memory, "ours": devices.keep_freed_memory},
         )
     devices.keep_freed_memory()
-    compared["kept"] = alternate(
-        {"reference": reference, "ours": ours}, rounds=rounds, calls=calls, device=device
-    )
+    compared["kept"] = alternate(ways, rounds=rounds, calls=calls, device=device)
     return compared
 
 
@@ -54,52 +57,20 @@ def _return_freed_memory() -> None:
     mallopt(trim_threshold, 64 * 2**20)
 
 
-def _networks(px: int, channels: int, device: torch.device) -> tuple[Generator, Discriminator]:
-    torch.manual_seed(0)
-    generator = Generator(levels=unet_levels(px), channels=channels, norm="batch").to(device)
-    return generator, Discriminator(channels=channels, norm="batch").to(device)
-
-
-def _pair(px: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    source, target = (torch.rand(batch, 3, px, px, device=device) * 2 - 1 for _ in range(2))
-    return source, target
-
-
-def _ours(px: int, channels: int, batch: int, device: torch.device) -> Callable[[], object]:
-    generator, discriminator = _networks(px, channels, device)
-    source, target = _pair(px, batch, device)
-    optimizers = [
-        torch.optim.Adam(
-            network.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=device.type in ("cpu", "cuda")
-        )
-        for network in (generator, discriminator)
-    ]
-    objective = step.Objective("bce", 100.0, conditional=True)
-    return lambda: step.training_step(generator, discriminator, *optimizers, source, target, objective)
-
-
-def _reference(px: int, channels: int, batch: int, device: torch.device) -> Callable[[], object]:
-    generator, discriminator = _networks(px, channels, device)
-    source, target = _pair(px, batch, device)
-    g_optimizer, d_optimizer = (
-        torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999))
-        for network in (generator, discriminator)
-    )
-
-    def update() -> None:
-        output = generator(source)
-        discriminator.requires_grad_(True)
-        d_optimizer.zero_grad()
-        fake_logits = discriminator(torch.cat([source, output.detach()], 1))
-        d_fake = losses.discriminator_loss("bce", fake_logits, real=False)
-        real_logits = discriminator(torch.cat([source, target], 1))
-        d_real = losses.discriminator_loss("bce", real_logits, real=True)
-        ((d_fake + d_real) * 0.5).backward()
-        d_optimizer.step()
-        discriminator.requires_grad_(False)
-        g_optimizer.zero_grad()
-        g_adversarial = losses.generator_adversarial("bce", discriminator(torch.cat([source, output], 1)))
-        (g_adversarial + 100 * losses.l1(output, target)).backward()
-        g_optimizer.step()
-
-    return update
+def trace(shape: Shape, device: torch.device, path: Path) -> str:
+    """Profile a few steps of ours into a file for chrome://tracing; a table of what takes longest."""
+    training = Training(shape, device, held(shape, device))
+    for _ in range(TRACED_STEPS):
+        training.step()
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        kinds.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=kinds) as profile:
+        for _ in range(TRACED_STEPS):
+            training.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    profile.export_chrome_trace(str(path))
+    by = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    table: str = profile.key_averages().table(sort_by=by, row_limit=12, max_name_column_width=48)
+    return table

@@ -1,0 +1,1 @@
+"""What strangers' bytes must not do, tried with bytes that nobody would think of."""
