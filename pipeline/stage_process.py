@@ -140,8 +140,7 @@ class StageProcesses:
                 text=True,
                 encoding="utf-8",
                 errors="replace",
-                # Whoever ends the flow's group must not reach the trainer too: the second of two signals,
-                # after dvc's death, would end it without a checkpoint.
+                # A Ctrl-C for the flow must not reach the trainer, whose dvc would report a failed stage.
                 start_new_session=True,
             )
             self._running.add(process)
@@ -159,11 +158,7 @@ class StageProcesses:
         with self._change, suppress(ProcessLookupError, PermissionError):
             if process not in self._running:
                 return
-            # On Linux the stage hears of a SIGTERM by dvc's death, and once.
-            if number == signal.SIGTERM and sys.platform == "linux":
-                os.kill(process.pid, number)
-            else:
-                os.killpg(process.pid, number)
+            os.killpg(process.pid, number)
 
 
 def _await_end(group: int) -> None:

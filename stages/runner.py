@@ -64,6 +64,10 @@ def _name(stage: Callable[[Params], None]) -> str:
 
 
 def _raise_stopped(signum: int, frame: FrameType | None) -> None:
+    # Linux tells of dvc's death once for each of dvc's threads that outlives another, milliseconds apart: the
+    # second must not interrupt what the first has set going. A second Ctrl-C is meant.
+    if signum == signal.SIGTERM:
+        signal.signal(signum, signal.SIG_IGN)
     raise Stopped(signum)
 
 

@@ -324,11 +324,12 @@ class _Stop:
 
 @contextmanager
 def _stop_flag() -> Iterator[list[int]]:
-    """A list that holds the number of the signal that asked to stop; a second Ctrl-C stops at once."""
+    """A list that begins with the signal that asked to stop; a second Ctrl-C stops at once."""
     asked: list[int] = []
 
     def ask(signum: int, frame: FrameType | None) -> None:
-        if asked:
+        # SIGTERM comes more than once of itself; see `runner`.
+        if asked and signum == signal.SIGINT:
             raise Stopped(signum)
         asked.append(signum)
 

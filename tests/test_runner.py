@@ -34,6 +34,17 @@ STAGES = {
         "        print('begun', flush=True)\n"
         "        exec('while True: signal.pause()')"
     ),
+    "clears up": (
+        "import signal, time\n"
+        "def stage(params):\n"
+        "    try:\n"
+        "        print('begun', flush=True)\n"
+        "        signal.pause()\n"
+        "    finally:\n"
+        "        print('clearing up', flush=True)\n"
+        "        time.sleep(0.5)\n"
+        "        print('cleared up', flush=True)"
+    ),
 }
 
 
@@ -146,6 +157,18 @@ def test_a_stopped_stage_leaves_nothing_half_written(
     assert ended(process) == (status, "", line)
     assert [path.name for path in Path().iterdir()] == ["params.yaml"]
     assert (tmp_path / "outcome").read_text() == str(status)
+
+
+def test_sigterm_again_does_not_interrupt_the_clearing_up(tmp_path: Path) -> None:
+    """It comes once for each of dvc's threads."""
+    process = start("clears up", tmp_path / "outcome")
+    assert process.stdout
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "clearing up\n"
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+    assert ended(process) == (143, "cleared up\n", "stage: stopped\n")
 
 
 def test_log_lines_are_printed_as_they_are_and_libraries_keep_quiet() -> None:

@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from typing import Any
 
 import pytest
 
-from .conftest import Project
+from .conftest import Project, store, train, wait_for
 
 
 @pytest.mark.parametrize("kill", ["TERM", "INT", "KILL"])
@@ -42,6 +44,28 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(project: Project, kil
     whole = project.run(*command)
     assert "going on" not in whole.stdout + whole.stderr
     assert cut == {name: (project.root / name).read_bytes() for name in cut}
+
+
+def test_a_training_hears_sigterm_once_however_often_it_comes(project: Project) -> None:
+    """As from the kernel, when dvc dies: one for each of its threads."""
+    project.set(train={"epochs": 2000, "validate_every": 2000}, run={"checkpoint_every_epochs": 1000})
+    process = train(project)
+    tracked = store(project)
+
+    def runs() -> list[Any]:
+        found = tracked.search_experiments(filter_string="name = 'tiny'")
+        return tracked.search_runs([found[0].experiment_id]) if found else []
+
+    wait_for(lambda: any(run.data.metrics for run in runs()))
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.001)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 143, said
+    assert "train: stopped at step" in said
+    # No epoch was to have one: it was written when the first one came.
+    assert list((project.root / ".checkpoints").glob("*/checkpoint.pt"))
+    assert [run.info.status for run in runs()] == ["KILLED"]
 
 
 def test_a_training_that_streamed_goes_on_with_pairs_held_in_memory(project: Project) -> None:
