@@ -33,6 +33,9 @@ def main(
     px: Annotated[int, typer.Option(min=32, help="Side of the images that networks see.")] = 256,
     channels: Annotated[int, typer.Option(min=1, help="Of both networks' first layers.")] = 64,
     batch: Annotated[int, typer.Option(min=1)] = 1,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], typer.Option(help="Of our training, as train.precision.")
+    ] = "auto",
     rounds: Annotated[int, typer.Option(min=1, help="Alternations.")] = 20,
     threads: Annotated[int, typer.Option(min=1)] = devices.available_cores(),
     pairs: Annotated[int, typer.Option(min=2_000, help="Of prepare_scale; the most of sweep.")] = 10_000,
@@ -47,7 +50,7 @@ def main(
     """Measure, in turns in one process, and print medians."""
     if unknown := [name for name in names or [] if name not in BENCHMARKS]:
         raise UserError(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
-    settings = Settings(device, px, channels, batch, rounds, threads, pairs, trace, plot)
+    settings = Settings(device, px, channels, batch, precision, rounds, threads, pairs, trace, plot)
     figures: dict[str, Any] = {}
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         machine = {

@@ -38,10 +38,13 @@ def measure(device: torch.device, precision: str) -> Limits:
     side, copied = (8192, 2**30) if device.type == "cuda" else (2048, 2**27)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.rand(side, side, dtype=dtype, device=device) for _ in range(2))
+    image, kernel = a.view(1, side, 64, side // 64), b.view(side, side, 1, 1)
+    # The same product twice: on some CPUs the library behind convolutions makes more of it.
+    products = (lambda: a @ b, lambda: torch.conv2d(image, kernel))
     source = torch.zeros(copied, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return Limits(
-        2 * side**3 / _seconds(lambda: a @ b, device),
+        2 * side**3 / min(_seconds(product, device) for product in products),
         # Each byte is read and written.
         2 * copied / _seconds(lambda: target.copy_(source), device),
     )

@@ -34,8 +34,8 @@ class Shape:
         return f"{self.px} px, {self.channels} channels, batch {self.batch}"
 
 
-def recipe(shape: Shape) -> tuple[GeneratorConfig, Model, Train]:
-    """The committed recipe with this shape and the paper's dropout and norm."""
+def recipe(shape: Shape, precision: str) -> tuple[GeneratorConfig, Model, Train]:
+    """The committed recipe with this shape and train.precision, and the paper's dropout and norm."""
     params = load(PARAMS)
     model = params.model.model_copy(
         update={
@@ -46,7 +46,9 @@ def recipe(shape: Shape) -> tuple[GeneratorConfig, Model, Train]:
             "norm": "batch",
         }
     )
-    train = params.train.model_copy(update={"batch": shape.batch, "deterministic": False})
+    train = params.train.model_copy(
+        update={"batch": shape.batch, "precision": precision, "deterministic": False}
+    )
     config = GeneratorConfig(
         levels=unet_levels(shape.px),
         **model.generator_choices,
@@ -68,10 +70,10 @@ def held(shape: Shape, device: torch.device, pairs: int = 64) -> CachedFeed:
 
 
 class Training:
-    """Crops, both networks, both optimisers; on CUDA captured and in bfloat16, as the recipe says."""
+    """Crops, both networks, both optimisers; on CUDA captured and, unless told otherwise, in bfloat16."""
 
-    def __init__(self, shape: Shape, device: torch.device, feed: Feed) -> None:
-        config, model, train = recipe(shape)
+    def __init__(self, shape: Shape, device: torch.device, feed: Feed, precision: str = "auto") -> None:
+        config, model, train = recipe(shape, precision)
         state = new_state(config, model, train, device)
         self._step = repeated_step(state, model, train, feed, image_px=shape.px, device=device)
         self._items = items(feed, shape)

@@ -59,7 +59,9 @@ def data(shape: Shape, *, device: torch.device, rounds: int, calls: int = 20) ->
         return compared
 
 
-def compare(shape: Shape, *, device: torch.device, rounds: int) -> tuple[Comparison, Comparison]:
+def compare(
+    shape: Shape, *, device: torch.device, precision: str = "auto", rounds: int
+) -> tuple[Comparison, Comparison]:
     """A step with its data, the reference's from disk and ours as train.cache = auto has it; ours alone."""
     devices.prefer_determinism(False, device)
     devices.keep_freed_memory()
@@ -67,7 +69,7 @@ def compare(shape: Shape, *, device: torch.device, rounds: int) -> tuple[Compari
     with on_disk(shape, max(PAIRS, shape.batch)) as (raw, files):
         decoded = reference.loader(raw, shape)
         source = opened(files, shape, device, "auto")
-        training = Training(shape, device, source)
+        training = Training(shape, device, source, precision)
         ways = {"reference": reference.step(shape, device, decoded), "ours": training.step}
         whole = alternate(ways, rounds=rounds, calls=calls, device=device)
         # The same pairs again and again: what is left of a step when no data has to come.

@@ -25,6 +25,7 @@ class Settings:
     px: int
     channels: int
     batch: int
+    precision: str
     rounds: int
     threads: int
     pairs: int
@@ -42,8 +43,9 @@ def train_step(settings: Settings) -> dict[str, Any]:
     shape, device = settings.shape, devices.choose(settings.device)[0]
     print(shape)
     # First, while no other has warmed the device or filled its memory.
-    most = limits.measure(device, devices.choose_precision("auto", device))
-    compared = train_step.compare(shape, device=device, rounds=settings.rounds)
+    precision = devices.choose_precision(settings.precision, device)
+    most = limits.measure(device, precision)
+    compared = train_step.compare(shape, device=device, precision=precision, rounds=settings.rounds)
     key = f"train_step_{settings.px}px_batch{settings.batch}"
     figures = _figures(key, compared.get("own", compared["kept"]))
     if "own" in compared:
@@ -52,14 +54,14 @@ def train_step(settings: Settings) -> dict[str, Any]:
     seconds = figures[f"{key}_ms"]["ours"] / 1e3
     flops, moved = limits.work(shape)
     share = most.seconds(shape) / seconds
-    print(f"{1 / seconds:.2f} steps/s, {settings.batch / seconds:.2f} images/s")
+    print(f"{precision}: {1 / seconds:.2f} steps/s, {settings.batch / seconds:.2f} images/s")
     print(
         f"{share:.0%} of what {flops / 1e9:.1f} GFLOP at {most.flops / 1e12:.2f} TFLOP/s and "
         f"{moved / 1e9:.2f} GB at {most.bytes / 1e9:.0f} GB/s allow"
     )
     print(f"at most {limits.peak_mb(device):,.0f} MB, the reference's included")
     if settings.trace:
-        print(train_step.trace(shape, device, settings.trace))
+        print(train_step.trace(shape, device, precision, settings.trace))
         print(f"{settings.trace}: open it in chrome://tracing or https://ui.perfetto.dev")
     return figures | {
         f"{key}_images_per_s": settings.batch / seconds,
@@ -84,7 +86,9 @@ def pipeline(settings: Settings) -> dict[str, Any]:
 
     print(settings.shape)
     device = devices.choose(settings.device)[0]
-    whole, alone = pipeline.compare(settings.shape, device=device, rounds=settings.rounds)
+    whole, alone = pipeline.compare(
+        settings.shape, device=device, precision=settings.precision, rounds=settings.rounds
+    )
     key = f"pipeline_{settings.px}px_batch{settings.batch}"
     figures = _figures(key, whole)
     # Of two ways in turns the second is the faster here, so this is what the first makes of its time.
@@ -100,7 +104,7 @@ def sweep(settings: Settings) -> dict[str, Any]:
     print(shape)
     measured, figures = {}, {}
     for point in sweep.points(shape, settings.pairs):
-        found = measured[point] = sweep.measure(point, settings.device, settings.threads)
+        found = measured[point] = sweep.measure(point, settings.device, settings.threads, settings.precision)
         rate = "not enough memory" if found.images_per_s is None else f"{found.images_per_s:9.2f} images/s"
         peak = "" if found.peak_mb is None else f"  {found.peak_mb:9,.0f} MB"
         print(f"{point.kind:14} {point.value:9,}  {rate}{peak}", flush=True)

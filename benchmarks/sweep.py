@@ -70,14 +70,14 @@ def points(shape: Shape, most_pairs: int) -> Iterator[Point]:
             pairs *= 10
 
 
-def measure(point: Point, device_name: str, threads: int) -> Measured:
+def measure(point: Point, device_name: str, threads: int, precision: str) -> Measured:
     """A point in a process of its own, so that its memory is its own."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as process:
-        return process.submit(_measured, point, device_name, threads).result()
+        return process.submit(_measured, point, device_name, threads, precision).result()
 
 
-def _measured(point: Point, device_name: str, threads: int) -> Measured:
+def _measured(point: Point, device_name: str, threads: int, precision: str) -> Measured:
     torch.set_num_threads(threads)
     devices.keep_freed_memory()
     device = devices.choose(device_name)[0]
@@ -90,7 +90,7 @@ def _measured(point: Point, device_name: str, threads: int) -> Measured:
                 if point.cache
                 else held(point.shape, device)
             )
-            training = Training(point.shape, device, feed)
+            training = Training(point.shape, device, feed, precision)
             return _timed(training, point.shape, device)
     except RuntimeError as error:
         if not devices.is_exhausted(error):

@@ -24,12 +24,14 @@ CALLS_ON_CUDA = 25
 TRACED_STEPS = 5
 
 
-def compare(shape: Shape, *, device: torch.device, rounds: int) -> dict[str, Comparison]:
+def compare(
+    shape: Shape, *, device: torch.device, precision: str = "auto", rounds: int
+) -> dict[str, Comparison]:
     """Both in turns, with the reference's memory as torch leaves it (`own`) and as ours is kept (`kept`)."""
     devices.prefer_determinism(False, device)
     ways = {
         "reference": reference.step(shape, device),
-        "ours": Training(shape, device, held(shape, device)).step,
+        "ours": Training(shape, device, held(shape, device), precision).step,
     }
     calls = CALLS_ON_CUDA if device.type == "cuda" else 1
     compared = {}
@@ -57,9 +59,9 @@ def _return_freed_memory() -> None:
     mallopt(trim_threshold, 64 * 2**20)
 
 
-def trace(shape: Shape, device: torch.device, path: Path) -> str:
+def trace(shape: Shape, device: torch.device, precision: str, path: Path) -> str:
     """Profile a few steps of ours into a file for chrome://tracing; a table of what takes longest."""
-    training = Training(shape, device, held(shape, device))
+    training = Training(shape, device, held(shape, device), precision)
     for _ in range(TRACED_STEPS):
         training.step()
     kinds = [torch.profiler.ProfilerActivity.CPU]

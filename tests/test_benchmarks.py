@@ -103,7 +103,8 @@ def test_checks_of_the_data_find_faults_that_are_planted(tmp_path: Path) -> None
 def test_a_step_its_data_and_both_together_are_compared_and_traced(tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
     done = benchmarks(
-        "train_step", "data", "pipeline", *TINY, "--batch", "2", "--json", "--trace", str(trace)
+        "train_step",
+        *("data", "pipeline", *TINY, "--batch", "2", "--precision", "bf16", "--json", "--trace", str(trace)),
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)["figures"]
@@ -117,6 +118,8 @@ def test_a_step_its_data_and_both_together_are_compared_and_traced(tmp_path: Pat
     assert 0 < figures["pipeline_32px_batch2_computing_share"] <= 1
     assert 0 < figures["train_step_32px_batch2_share_of_limit"] < 1
     assert "convolution" in trace.read_text()
+    # Autocast's conversions of weights and activations.
+    assert "bf16: " in done.stderr and "ToCopyBackward0" in trace.read_text()
 
 
 def test_a_step_s_work_is_the_paper_s_without_the_fake_s_second_pass() -> None:
@@ -141,7 +144,7 @@ def test_a_sweep_varies_one_thing_at_a_time_and_is_drawn(
     for cache in ("device", "stream"):
         for pairs in (100, 200):
             point = sweep.Point("pairs", base, pairs, cache)
-            measured[point] = sweep._measured(point, "cpu", threads)
+            measured[point] = sweep._measured(point, "cpu", threads, "fp32")
     assert all(found.images_per_s and found.peak_mb for found in measured.values())
     # What did not fit is left out of the picture.
     for point in points[:11]:
