@@ -54,7 +54,7 @@ servers: $(VENV)/.installed
 
 clean:
 	@test ! -d .checkpoints || test ! -x $(BIN)/python || $(BIN)/python -m stages.train --remove-stale
-	@rm -rf data/.prepare
+	@rm -rf data/.prepare .mlflow.db.*
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 
 # Pinned for every platform; run it where no private index or wheel folder is set.

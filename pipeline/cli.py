@@ -282,6 +282,7 @@ def ui(
     if tracking.store_uri().startswith(("http://", "https://")):
         console.print(f"a server already shows them: {tracking.store_name()}", markup=False)
         return
+    tracking.make_database()
     store = ["--backend-store-uri", tracking.store_uri()]
     command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, command)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pix2pix.errors import UserError
@@ -82,9 +83,29 @@ def connect() -> Any:
     # A store that does not answer is said in one line, ours; these would say it again for every try.
     for name in ("urllib3.connectionpool", "mlflow.system_metrics.system_metrics_monitor"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    make_database()
     mlflow.set_tracking_uri(store_uri())
     mlflow.set_registry_uri(store_uri())
     return mlflow
+
+
+def make_database() -> None:
+    """Make the store's database if it has one and it is not there; any number of processes may at once.
+
+    MLflow makes its tables one by one in the file itself: a second process that opens it meanwhile fails, and
+    so does the next one after a kill. Here the file appears whole, the first one made.
+    """
+    file = database()
+    if file is None or file.exists():
+        return
+    from mlflow import MlflowClient
+
+    # What stands in the way of this stands in MLflow's way too, and is said at the first question.
+    with suppress(Exception), TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+        whole = Path(folder) / file.name
+        MlflowClient(tracking_uri=f"sqlite:///{whole}").search_experiments(max_results=1)
+        # Unlike a rename, a link leaves alone what another process has put there and uses already.
+        file.hardlink_to(whole)
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """What a training tells MLflow, and that it trains on when nobody listens."""
 
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -331,3 +334,68 @@ def test_a_password_in_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch)
     assert "s3cret" not in str(caught.value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////home/a:b@c/mlflow.db")
     assert tracking.store_name() == "sqlite:////home/a:b@c/mlflow.db"
+
+
+# --- a database of its own ---------------------------------------------------------------------------
+
+ASKER = """
+import sys, time
+from pathlib import Path
+from pipeline import tracking
+import mlflow.store.tracking.sqlalchemy_store
+print("ready", flush=True)
+sys.stdin.readline()
+mlflow = tracking.connect()
+mlflow.create_experiment(sys.argv[1])
+"""
+
+
+def asker(name: str, database: Path) -> "subprocess.Popen[str]":
+    """A process that has imported everything and makes the experiment `name` when it is told a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", ASKER, name],
+        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{database}"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def tell(process: "subprocess.Popen[str]") -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_processes_that_meet_at_a_database_that_is_not_there_all_get_it(tmp_path: Path) -> None:
+    """As a training does that begins while `make ui` starts."""
+    database = tmp_path / "mlflow.db"
+    askers = [asker(f"experiment-{number}", database) for number in range(3)]
+    for process in askers:
+        tell(process)
+    for process in askers:
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, said
+    found = MlflowClient(f"sqlite:///{database}").search_experiments()
+    assert {experiment.name for experiment in found} >= {f"experiment-{number}" for number in range(3)}
+    assert list(tmp_path.iterdir()) == [database]
+
+
+def test_a_database_whose_making_was_killed_is_made_by_the_next_process(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    killed = asker("killed", database)
+    tell(killed)
+    while not list(tmp_path.glob(".mlflow.db.*/mlflow.db")):
+        assert killed.poll() is None
+        time.sleep(0.001)
+    killed.kill()
+    killed.communicate()
+    assert not database.exists()
+    whole = asker("whole", database)
+    tell(whole)
+    said = whole.communicate(timeout=120)[1]
+    assert whole.returncode == 0, said

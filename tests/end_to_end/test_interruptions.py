@@ -49,14 +49,16 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(project: Project, kil
 def test_a_training_hears_sigterm_once_however_often_it_comes(project: Project) -> None:
     """As from the kernel, when dvc dies: one for each of its threads."""
     project.set(train={"epochs": 2000, "validate_every": 2000}, run={"checkpoint_every_epochs": 1000})
-    process = train(project)
     tracked = store(project)
+    # Makes the database: with a training that makes it too, one of them would find half of it.
+    tracked.search_experiments()
+    process = train(project)
 
     def runs() -> list[Any]:
         found = tracked.search_experiments(filter_string="name = 'tiny'")
         return tracked.search_runs([found[0].experiment_id]) if found else []
 
-    wait_for(lambda: any(run.data.metrics for run in runs()))
+    wait_for(lambda: any(run.data.metrics for run in runs()), seconds=120)
     while process.poll() is None:
         process.send_signal(signal.SIGTERM)
         time.sleep(0.001)
