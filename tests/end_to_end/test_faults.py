@@ -89,7 +89,7 @@ def test_a_second_trainer_is_told_who_trains_and_stops_at_once(long_training: Pr
     pid = wait_for(lambda: holder(long_training))
     second = long_training.run(sys.executable, "-m", "stages.train", ok=False)
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=10)
+    first.communicate(timeout=60)
     assert second.returncode == 2
     assert second.stderr.startswith("error: ") and second.stderr.count("\n") == 1
     assert f"(process {pid} on " in second.stderr
@@ -100,7 +100,7 @@ def test_make_clean_leaves_what_the_next_training_goes_on_with(long_training: Pr
     process = train(long_training)
     wait_for(lambda: list((long_training.root / ".checkpoints").glob("*/checkpoint.pt")))
     process.send_signal(number)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 128 + number
     (kept,) = (long_training.root / ".checkpoints").iterdir()
     stale = kept.with_name("0123456789abcdef")
@@ -126,7 +126,8 @@ def test_ctrl_c_ends_a_stage_without_a_traceback_and_keeps_what_was_there(
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=30)[0]
-    assert process.returncode in (130, 0), said
+    # -SIGINT: it had said its last line, and Python takes its handlers away before it is gone.
+    assert process.returncode in (130, 0, -signal.SIGINT), said
     assert "Traceback" not in said
     assert project.outputs() == before
     assert not leftovers(project)
