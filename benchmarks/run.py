@@ -43,7 +43,7 @@ def train_step(settings: Settings) -> dict[str, Any]:
     shape, device = settings.shape, devices.choose(settings.device)[0]
     print(shape)
     # First, while no other has warmed the device or filled its memory.
-    precision = devices.choose_precision(settings.precision, device)
+    precision = devices.choose_precision(settings.precision, device, settings.px)
     most = limits.measure(device, precision)
     compared = train_step.compare(shape, device=device, precision=precision, rounds=settings.rounds)
     key = f"train_step_{settings.px}px_batch{settings.batch}"

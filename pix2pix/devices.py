@@ -1,6 +1,7 @@
 """Which device computes, said in words."""
 
 import ctypes
+import math
 import os
 import sys
 from contextlib import suppress
@@ -9,6 +10,10 @@ from pathlib import Path
 import torch
 
 from .errors import UserError
+from .params import Size, height_width
+
+# Of smaller images a step has too little arithmetic in it to gain (docs/benchmarks.md).
+CPU_BF16_PIXELS = 256 * 256
 
 # As torch and the C library say it; only CUDA's has a class of its own.
 EXHAUSTED = ("can't allocate memory", "not enough memory", "out of memory")
@@ -46,8 +51,15 @@ def _why(present: dict[str, bool], name: str) -> str:
     )
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """Resolve train.precision: auto is bf16 on a GPU that computes in it, fp32 elsewhere, CPUs included.
+def choose_precision(wanted: str, device: torch.device, image_px: Size) -> str:
+    """Resolve train.precision: auto is bf16 where a step is faster for it, fp32 elsewhere.
+
+    It is on a GPU that computes in it, and from 256 × 256 px on a CPU with AVX-512 BF16 or AMX.
+
+    Args:
+        wanted: auto, bf16 or fp32.
+        device: that trains.
+        image_px: size of the images it trains on.
 
     Returns:
         bf16 or fp32. Weights, moments and losses are float32 either way.
@@ -56,12 +68,20 @@ def choose_precision(wanted: str, device: torch.device) -> str:
         UserError: bf16 is asked for where it cannot be had.
     """
     if device.type == "cuda":
-        can = torch.cuda.is_bf16_supported(including_emulation=False)
+        can = gains = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         can = device.type == "cpu"
+        gains = can and math.prod(height_width(image_px)) >= CPU_BF16_PIXELS and _cpu_multiplies_bf16()
     if wanted == "bf16" and not can:
         raise UserError(f"train.precision = 'bf16': this {device.type} has no bfloat16; use auto or fp32")
-    return ("bf16" if can and device.type == "cuda" else "fp32") if wanted == "auto" else wanted
+    return ("bf16" if gains else "fp32") if wanted == "auto" else wanted
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Not only converts it, which other CPUs do as well, at a loss."""
+    # An older torch does not tell.
+    has: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def wants_channels_last(device: torch.device, precision: str) -> bool:

@@ -96,6 +96,6 @@ def step_bytes(
         return sum(saved.values())
 
     per_image = (saved_bytes(3) - saved_bytes(2)) * PEAK_SHARE
-    if devices.choose_precision(recipe.precision, device) == "bf16":
+    if devices.choose_precision(recipe.precision, device, config.image_px) == "bf16":
         per_image /= 2
     return 4 * weights, per_image

@@ -180,7 +180,7 @@ def repeated_step(
         record: see `RepeatedStep`; None is a CUDA graph where the device has them and the recipe allows it.
     """
     objective = Objective(recipe.gan_loss, recipe.lambda_l1, model.conditional)
-    precision = devices.choose_precision(recipe.precision, device)
+    precision = devices.choose_precision(recipe.precision, device, image_px)
     layout = (
         torch.channels_last if devices.wants_channels_last(device, precision) else torch.contiguous_format
     )

@@ -135,7 +135,8 @@ def new_state(
     generator = generator.to(device)
     choices = model.discriminator_choices(config.in_channels, config.out_channels)
     discriminator = Discriminator(**choices).to(device)
-    if devices.wants_channels_last(device, devices.choose_precision(recipe.precision, device)):
+    precision = devices.choose_precision(recipe.precision, device, config.image_px)
+    if devices.wants_channels_last(device, precision):
         for network in (generator, discriminator):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if group.count > 1:

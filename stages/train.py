@@ -91,9 +91,9 @@ def _train_in_group(params: Params, device: str) -> None:
 def _train(params: Params, group: Group, stop: "_Stop") -> None:
     device, why = devices.choose(params.train.device, group.local_rank)
     threads = devices.set_threads(params.train.threads, group.local_count)
-    precision = devices.choose_precision(params.train.precision, device)
     determinism = devices.prefer_determinism(params.train.deterministic, device)
     geometry = pair_set.Geometry.read(PAIRS / "pairs.json")
+    precision = devices.choose_precision(params.train.precision, device, geometry.image_px)
     train_feed, val_feed, digests, placed = _open_pairs(params, geometry.image_px, device, group)
     config, fingerprint, data = _identity(params, geometry, digests, device)
     group.refuse_others(
@@ -259,7 +259,7 @@ def _identity(
         "torch": str(torch.__version__),
         "device": device.type,
         "threads": devices.resolve_threads(params.train.threads),
-        "precision": devices.choose_precision(params.train.precision, device),
+        "precision": devices.choose_precision(params.train.precision, device, geometry.image_px),
     }
     for key in NOT_OF_THE_RESULT:
         del recipe["train"][key]

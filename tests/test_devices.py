@@ -5,6 +5,7 @@ import torch
 
 from pix2pix import devices
 from pix2pix.errors import UserError
+from pix2pix.params import Size
 
 
 def test_a_device_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,29 +42,39 @@ def test_threads_are_set_and_auto_means_all_cores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "has_bf16", "expected"),
+    ("wanted", "device", "has_bf16", "image_px", "expected"),
     [
-        ("auto", "cuda", True, "bf16"),
-        ("auto", "cuda", False, "fp32"),
-        ("auto", "cpu", False, "fp32"),
-        ("auto", "mps", False, "fp32"),
-        ("fp32", "cuda", True, "fp32"),
-        ("bf16", "cuda", True, "bf16"),
-        ("bf16", "cpu", False, "bf16"),
+        ("auto", "cuda", True, 64, "bf16"),
+        ("auto", "cuda", False, 256, "fp32"),
+        ("auto", "cpu", True, 256, "bf16"),
+        ("auto", "cpu", True, (128, 512), "bf16"),
+        ("auto", "cpu", True, (256, 224), "fp32"),
+        ("auto", "cpu", False, 512, "fp32"),
+        ("auto", "mps", False, 256, "fp32"),
+        ("fp32", "cuda", True, 256, "fp32"),
+        ("fp32", "cpu", True, 256, "fp32"),
+        ("bf16", "cuda", True, 64, "bf16"),
+        ("bf16", "cpu", False, 64, "bf16"),
     ],
 )
-def test_auto_computes_in_bf16_where_a_gpu_does(
-    monkeypatch: pytest.MonkeyPatch, wanted: str, device: str, has_bf16: bool, expected: str
+def test_auto_computes_in_bf16_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, device: str, has_bf16: bool, image_px: Size, expected: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
-    assert devices.choose_precision(wanted, torch.device(device)) == expected
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx512_bf16": has_bf16})
+    assert devices.choose_precision(wanted, torch.device(device), image_px) == expected
+
+
+def test_a_torch_that_does_not_tell_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert devices.choose_precision("auto", torch.device("cpu"), 256) == "fp32"
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_bf16_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     with pytest.raises(UserError, match=rf"train\.precision = 'bf16': this {device} has no bfloat16"):
-        devices.choose_precision("bf16", torch.device(device))
+        devices.choose_precision("bf16", torch.device(device), 256)
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
