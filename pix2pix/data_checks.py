@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from .images import Pixels, resize
 from .manifest import Split
 from .near_duplicates import near_pairs
 from .pair_facts import Facts, FloatArray, SideFacts
+from .pair_list import Texts
 
 # Named in the report, of each kind; how many there are is said as well.
 NAMED = 50
@@ -158,14 +159,14 @@ class _Colours:
 
 @dataclass
 class Collector:
-    """Takes the facts of one pair after the other; a hundred thousand pairs take 16 bytes each, and names.
+    """Takes the facts of one pair after the other; a hundred thousand pairs take 24 bytes each, and names.
 
     Args:
         derived: whether inputs are made from their targets, which alone are compared then.
     """
 
     derived: bool = False
-    places: list[Place] = field(default_factory=list)
+    _places: Texts = field(default_factory=Texts)
     _hashes: "array[int]" = field(default_factory=lambda: array("Q"))
     _empty: dict[Place, str] = field(default_factory=dict)
     _misaligned: dict[Place, tuple[float, float]] = field(default_factory=dict)
@@ -181,7 +182,7 @@ class Collector:
         if empty:
             self._empty[place] = f"{' and '.join(empty)} of one colour, or nearly"
         if len(empty) < 2:
-            self.places.append(place)
+            self._places.append(shown(place))
             first = facts.target if self.derived else facts.input
             self._hashes.extend((first.hash, facts.target.hash))
         if facts.surface is not None:
@@ -189,6 +190,10 @@ class Collector:
             self._surfaces += 1
         if facts.shift:
             self._misaligned[place] = facts.shift
+
+    def _place(self, index: int) -> Place:
+        split, _, name = self._places[index].partition("/")
+        return cast("Split", split), name
 
     def colours(self) -> dict[str, Any]:
         """Colour statistics by side, for reports/data.json."""
@@ -202,7 +207,7 @@ class Collector:
         """
         hashes = np.asarray(self._hashes, np.uint64).reshape(-1, 2)
         candidates = near_pairs(hashes)
-        twins = [Twins(self.places[a], self.places[b], bits) for a, b, bits in candidates[:COMPARED]]
+        twins = [Twins(self._place(a), self._place(b), bits) for a, b, bits in candidates[:COMPARED]]
         twins = [both for both in twins if _look_the_same(read(both.first), read(both.second))]
         shift, are_strangers = None, False
         if self._surfaces:

@@ -12,6 +12,7 @@ from . import manifest
 from .errors import UserError, is_plain
 from .images import IMAGE_SUFFIXES
 from .manifest import SPLIT_WORDS, Row, Split
+from .pair_list import Pair, Pairs
 
 # Words for side A and side B, as folders or as ends of names. A data set has one couple of them: the first
 # of which it has both, or one of the first two of which it has one.
@@ -40,21 +41,6 @@ _ENDING = re.compile(r"(.+)[_.\- ](a|b|input|target)", re.IGNORECASE | re.DOTALL
 Couple = tuple[str, str]
 
 
-@dataclass(slots=True)
-class Pair:
-    """Where one pair comes from: one file (a combined image, or a photo), or one for each side.
-
-    Attributes:
-        a, b: paths below the data's folder, with slashes. Text, since a hundred thousand Path objects
-            take ten times the memory.
-    """
-
-    name: str
-    split: Split | None
-    a: str
-    b: str | None = None
-
-
 @dataclass(frozen=True)
 class Reject:
     """A file that cannot be used and why, in words that fit behind its name."""
@@ -67,7 +53,7 @@ class Reject:
 class Found:
     """The pairs of a folder in a fixed order, what could not be used, and the layout in words."""
 
-    pairs: list[Pair]
+    pairs: Sequence[Pair]
     rejects: list[Reject]
     layout: str
 
@@ -97,10 +83,10 @@ class _Finding:
         else:
             self.rejects.append(Reject(file, f"a second file for the pair {name}"))
 
-    def usable(self) -> list[Pair]:
+    def usable(self) -> Pairs:
         """The whole pairs; what is left over joins the rejects."""
         has_splits = any(split for split in self.pairs)
-        usable = []
+        usable = Pairs()
         for split, pairs in self.pairs.items():
             for pair in pairs.values():
                 if has_splits and split is None:
@@ -165,25 +151,33 @@ def unwrapped(folder: Path) -> Path:
 
 def _scan(folder: str) -> Iterator[str]:
     """The images below a folder, each as a path with slashes, in order of name folder by folder."""
-    waiting = [("", True)]
+    waiting = [_items(folder, "")]
     while waiting:
-        path, is_folder = waiting.pop()
-        if not is_folder:
-            yield path
-            continue
-        with os.scandir(f"{folder}/{path}") as entries:
+        for path in waiting[-1]:
+            if not path.endswith("/"):
+                yield path
+                continue
+            waiting.append(_items(folder, path))
+            break
+        else:
+            waiting.pop()
+
+
+def _items(folder: str, path: str) -> Iterator[str]:
+    """The images and folders in one folder, in order of name; folders end with a slash."""
+    names, folders = [], set()
+    with os.scandir(f"{folder}/{path}") as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
             # Links to images are followed, links to folders are not: a loop has no end.
-            items = [
-                (entry.name, is_folder)
-                for entry in entries
-                if not entry.name.startswith(".")
-                and entry.name != "__MACOSX"
-                and ((is_folder := entry.is_dir(follow_symlinks=False)) or _is_image_file(entry))
-            ]
-        items.sort(reverse=True)
-        waiting += [
-            (f"{path}{name}/" if is_folder else f"{path}{name}", is_folder) for name, is_folder in items
-        ]
+            if entry.is_dir(follow_symlinks=False):
+                folders.add(entry.name)
+            elif not _is_image_file(entry):
+                continue
+            names.append(entry.name)
+    names.sort()
+    return (f"{path}{name}/" if name in folders else f"{path}{name}" for name in names)
 
 
 def _is_image_file(entry: os.DirEntry[str]) -> bool:
@@ -283,7 +277,7 @@ def _from_manifest(folder: Path, listed: Path) -> Found:
         lines = [pair for (split, _), pair in pairs.items() if split is None]
         rejects += [Reject(pair.a, f"has no split in {listed.name}, where others have") for pair in lines]
         pairs = {key: pair for key, pair in pairs.items() if key[0]}
-    return Found(list(pairs.values()), rejects, f"the pairs listed in {listed.name}")
+    return Found(Pairs(pairs.values()), rejects, f"the pairs listed in {listed.name}")
 
 
 def _row_problem(row: Row, a: str, b: str, is_second: bool) -> str:

@@ -26,20 +26,24 @@ def near_pairs(hashes: NDArray[np.uint64]) -> list[tuple[int, int, int]]:
     """
     if len(hashes) < 2:
         return []
-    unique, first, group = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
-    origin = first[group.ravel()]
-    equal = np.flatnonzero(origin != np.arange(len(hashes)))
-    found = {(int(origin[row]), int(row)): 0 for row in equal}
-    for band in np.ascontiguousarray(unique).view(np.uint16).T:
-        order = np.argsort(band, kind="stable")
+    # Of equal rows the first in order of the hashes is the first of all, and half the bytes count them.
+    order = np.lexsort(hashes.T).astype(np.uint32)
+    ordered = hashes[order]
+    is_first = np.append(True, (ordered[1:] != ordered[:-1]).any(1))
+    unique, first = ordered[is_first], order[is_first]
+    origin = first[np.cumsum(is_first)[~is_first] - 1]
+    found = {(int(a), int(b)): 0 for a, b in zip(origin, order[~is_first], strict=True)}
+    del order, ordered, is_first, origin
+    for band in unique.view(np.uint16).T:
+        order = np.argsort(band, kind="stable").astype(np.uint32)
         for step in range(1, WINDOW + 1):
             left, right = order[:-step], order[step:]
             together = band[left] == band[right]
             if not together.any():
                 break
             left, right = left[together], right[together]
-            bits = np.bitwise_count(unique[left] ^ unique[right]).sum(1)
-            for a, b, differ in zip(first[left], first[right], bits, strict=True):
-                if differ <= MOST_BITS:
-                    found[int(min(a, b)), int(max(a, b))] = int(differ)
+            bits = sum(np.bitwise_count(half[left] ^ half[right]) for half in unique.T)
+            near = bits <= MOST_BITS
+            for a, b, differ in zip(first[left[near]], first[right[near]], bits[near], strict=True):
+                found[int(min(a, b)), int(max(a, b))] = int(differ)
     return sorted(((a, b, differ) for (a, b), differ in found.items()), key=lambda row: (row[2], *row[:2]))

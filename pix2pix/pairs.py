@@ -10,8 +10,9 @@ from . import images
 from .decoding import DEFAULT_LIMITS, Limits, Samples, UnreadableImage, decode
 from .encoding import RGB8, Encoding
 from .errors import UserError
-from .layouts import Pair, Reject
+from .layouts import Reject
 from .manifest import Split
+from .pair_list import Pair, Pairs
 from .pair_set import update_split
 from .params import Combined, Derive, Direction, Params, Resize, Size, height_width, said_size
 
@@ -70,7 +71,7 @@ def split_of(name: str, val_share: float, test_share: float) -> Split:
 
 def assign_splits(
     pairs: Sequence[Pair], val_share: float, test_share: float
-) -> tuple[dict[Split, list[Pair]], str]:
+) -> tuple[dict[Split, Pairs], str]:
     """Put every pair in its split; official splits are kept.
 
     A set with train and val only is tested on val, as maps and cityscapes are, and takes its validation
@@ -95,8 +96,9 @@ def assign_splits(
         choose = lambda pair: split_of(pair.name, val_share, test_share)  # noqa: E731
     else:
         raise UserError(f"data/raw: has {' and '.join(sorted(map(str, official)))} but no train folder")
-    splits: dict[Split, list[Pair]] = {split: [] for split in SPLITS}
-    for pair in sorted(pairs, key=lambda pair: pair.name):
+    splits: dict[Split, Pairs] = {split: Pairs() for split in SPLITS}
+    for index in sorted(range(len(pairs)), key=lambda index: pairs[index].name):
+        pair = pairs[index]
         splits[choose(pair)].append(pair)
     return splits, rule
 

@@ -5,8 +5,9 @@ import hashlib
 import os
 import shutil
 import sqlite3
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -21,10 +22,10 @@ from .encoding import Encoding
 from .errors import UserError
 from .files import sha256_file, sha256_json
 from .images import Pixels
-from .layouts import Pair
 from .manifest import Split
 from .pair_facts import Facts, measure
 from .pair_grid import spread
+from .pair_list import Pair
 from .pair_set import read_prepared
 from .pairs import SPLITS, Recipe
 from .params import Size
@@ -112,13 +113,19 @@ class Workplace:
         source, target = (side.picture(read_prepared(file)) for side, file in zip(sides, files, strict=True))
         return source, target
 
-    def keep_only(self, names: Mapping[Split, list[str]]) -> None:
-        """Remove what earlier runs left of pairs that are no more."""
+    def keep_only(self, names: Mapping[Split, Sequence[str]]) -> None:
+        """Remove what earlier runs left of pairs that are no more.
+
+        Args:
+            names: of those that are, in order.
+        """
         for split, wanted in names.items():
             for side, encoding_ in (("input", self._recipe.input), ("target", self._recipe.target)):
-                expected = {f"{name}{_suffix(encoding_)}" for name in wanted}
+                suffix = _suffix(encoding_)
                 for file in (self.folder / split / side).iterdir():
-                    if file.name not in expected:
+                    name = file.name.removesuffix(suffix)
+                    place = bisect_left(wanted, name)
+                    if wanted[place : place + 1] != [name] or file.name == name:
                         file.unlink()
 
 
@@ -168,6 +175,8 @@ def _journal(folder: Path) -> sqlite3.Connection:
             # A power cut may cost the journal; what it says is checked against the pixels anyway.
             journal.execute("PRAGMA synchronous = OFF")
             journal.execute("PRAGMA locking_mode = EXCLUSIVE")
+            # In KiB. It is read and written in the order of its keys, so a few pages are enough.
+            journal.execute("PRAGMA cache_size = -256")
             journal.execute(
                 f"CREATE TABLE IF NOT EXISTS pairs (split, name, {COLUMNS}, PRIMARY KEY (split, name)) "
                 "WITHOUT ROWID"
@@ -220,7 +229,7 @@ def _fingerprint(recipe: Recipe) -> str:
 
 
 def prepare_all(
-    splits: Mapping[Split, list[Pair]], work: Workplace, raw: Path, recipe: Recipe, workers: int
+    splits: Mapping[Split, Sequence[Pair]], work: Workplace, raw: Path, recipe: Recipe, workers: int
 ) -> Iterator[Outcome]:
     """Prepare every pair into SPLIT/input/NAME.png and SPLIT/target/NAME.png, and say what became of it.
 

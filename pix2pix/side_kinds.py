@@ -9,8 +9,8 @@ from pathlib import Path
 from . import pairs
 from .decoding import Limits, Samples, UnreadableImage, probe
 from .encoding import Encoding, KindCounts, decide, measured, of_classes, thinned
-from .layouts import Pair
 from .pair_grid import spread
+from .pair_list import Pair
 from .pairs import Recipe
 from .params import Params
 
@@ -44,10 +44,10 @@ def encodings(
         )
     limits = Limits(prepare.max_pixels, prepare.max_file_mb)
 
-    def count(chunk: Sequence[Pair]) -> tuple[KindCounts, KindCounts]:
+    def count(first: int) -> tuple[KindCounts, KindCounts]:
         of_a: KindCounts = Counter()
         of_b: KindCounts = Counter()
-        for pair in chunk:
+        for pair in found[first : first + CHUNK]:
             kind_a = _kind(raw / pair.a, limits)
             # A combined image is both.
             kind_b = _kind(raw / pair.b, limits) if pair.b else kind_a
@@ -55,10 +55,12 @@ def encodings(
             of_b.update([kind_b] if kind_b else [])
         return of_a, of_b
 
-    chunks = [found[first : first + CHUNK] for first in range(0, len(found), CHUNK)]
-    of_a, of_b = count(())
+    of_a: KindCounts = Counter()
+    of_b: KindCounts = Counter()
     with ThreadPoolExecutor(workers) as pool:
-        for number, (counted_a, counted_b) in enumerate(pool.map(count, chunks), start=1):
+        for number, (counted_a, counted_b) in enumerate(
+            pool.map(count, range(0, len(found), CHUNK)), start=1
+        ):
             of_a.update(counted_a)
             of_b.update(counted_b)
             on_pairs(min(number * CHUNK, len(found)))

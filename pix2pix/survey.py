@@ -14,9 +14,10 @@ from .decoding import FORMATS, NPY, Kind, Samples, UnreadableImage, decode, full
 from .encoding import GREY, RGB8, Encoding, measured, of_classes
 from .errors import UserError
 from .images import Pixels
-from .layouts import Found, Pair, find_pairs
+from .layouts import Found, find_pairs
 from .manifest import Split
 from .pair_grid import pair_grid, spread
+from .pair_list import Pair
 from .params import Combined, Derive
 
 # Files of which the heads are read, pairs that are decoded, pairs that are drawn.

@@ -6,8 +6,8 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from pix2pix.encoding import RGB8
 from pix2pix.errors import UserError
 from pix2pix.files import atomic_file, atomic_folder, named_failure, write_json
 from pix2pix.images import save_picture
-from pix2pix.layouts import Pair, Reject
+from pix2pix.layouts import Reject
 from pix2pix.manifest import Split
+from pix2pix.pair_list import Pair, Texts
 from pix2pix.pairs import SPLITS, Recipe, SplitTally
 from pix2pix.params import Params
 from pix2pix.preparation import Workplace
@@ -46,7 +47,7 @@ class Done:
     tallies: dict[Split, SplitTally] = field(
         default_factory=lambda: {split: SplitTally() for split in SPLITS}
     )
-    names: dict[Split, list[str]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    names: dict[Split, Texts] = field(default_factory=lambda: {split: Texts() for split in SPLITS})
     sizes: Counter[str] = field(default_factory=Counter)
     rejects: list[Reject] = field(default_factory=list)
 
@@ -80,6 +81,8 @@ def prepare(params: Params) -> None:
     # Before hours of work, and after it, when it is known which are usable.
     pairs.check_not_empty({split: len(listed) for split, listed in splits.items()}, rule)
     recipe = _recipe(found.pairs, splits["train"], params)
+    # Once is enough in memory: the splits have them all.
+    total, found = len(found.pairs), replace(found, pairs=())
     unfinished = PAIRS.resolve().parent / UNFINISHED
     with named_failure(PAIRS), preparation.workplace(unfinished, recipe) as work:
         done = _prepare_all(splits, work, recipe, params)
@@ -92,10 +95,10 @@ def prepare(params: Params) -> None:
         write_json(REPORT, _report(params, recipe, found.layout, rule, done, findings))
     _put_in_place(unfinished, params, recipe)
     UNUSABLE.unlink(missing_ok=True)
-    _say(done, recipe, findings, rule, len(found.pairs) / (time.monotonic() - started))
+    _say(done, recipe, findings, rule, total / (time.monotonic() - started))
 
 
-def _recipe(found: list[Pair], training: list[Pair], params: Params) -> Recipe:
+def _recipe(found: Sequence[Pair], training: Sequence[Pair], params: Params) -> Recipe:
     workers = os.cpu_count() or 1
     with progress("look at headers", total=len(found), unit="pairs", style=params.run.progress) as update:
         encodings = side_kinds.encodings(found, RAW, params, workers, update)
@@ -103,7 +106,9 @@ def _recipe(found: list[Pair], training: list[Pair], params: Params) -> Recipe:
     return side_kinds.with_ranges(recipe, training, RAW, params.prepare.percentiles, workers)
 
 
-def _prepare_all(splits: dict[Split, list[Pair]], work: Workplace, recipe: Recipe, params: Params) -> Done:
+def _prepare_all(
+    splits: Mapping[Split, Sequence[Pair]], work: Workplace, recipe: Recipe, params: Params
+) -> Done:
     before = work.count()
     total = sum(map(len, splits.values()))
     if before:

@@ -17,7 +17,7 @@ from pix2pix.decoding import Samples, decode
 from pix2pix.encoding import RGB8, Encoding
 from pix2pix.errors import UserError
 from pix2pix.generator import Generator
-from pix2pix.layouts import Pair
+from pix2pix.pair_list import Pair
 from pix2pix.params import Combined, Params, read_yaml, validate
 from pix2pix.sampling import Sampler
 from pix2pix.tiling import TiledTranslator

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pix2pix import images, layouts
+from pix2pix import images
 from pix2pix.errors import UserError
 from pix2pix.layouts import Reject, find_pairs
 
@@ -118,7 +118,8 @@ def test_a_name_that_one_system_takes_apart_is_the_same_name(tmp_path: Path) -> 
 
 def test_an_empty_or_missing_folder_has_no_pairs(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
-        assert find_pairs(folder) == layouts.Found([], [], "")
+        found = find_pairs(folder)
+        assert (list(found.pairs), found.rejects, found.layout) == ([], [], "")
 
 
 def test_pairs_come_in_one_order_however_the_files_were_made(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from PIL import Image
 from pix2pix import derive, images, pair_set, pairs
 from pix2pix.errors import UserError
 from pix2pix.images import Pixels, UnreadableImage
-from pix2pix.layouts import Pair, Reject
+from pix2pix.layouts import Reject
 from pix2pix.manifest import Split
+from pix2pix.pair_list import Pair
 from pix2pix.pairs import Recipe, split_of
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

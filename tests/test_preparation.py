@@ -13,8 +13,9 @@ import pytest
 from pix2pix import data_checks, images, pair_set, pairs, preparation, synthetic
 from pix2pix.errors import UserError
 from pix2pix.images import Pixels
-from pix2pix.layouts import Pair, find_pairs
+from pix2pix.layouts import find_pairs
 from pix2pix.manifest import Split
+from pix2pix.pair_list import Pair
 from pix2pix.pairs import SPLITS, Recipe
 from pix2pix.preparation import Outcome, prepare_all, workplace
 
