@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pix2pix import devices, images
+from pix2pix.errors import UserError
 from pix2pix.pair_files import PairFiles
 
 from . import limits
@@ -92,6 +93,9 @@ def _measured(point: Point, device_name: str, threads: int, precision: str) -> M
             )
             training = Training(point.shape, device, feed, precision)
             return _timed(training, point.shape, device)
+    except UserError:
+        # More pairs than can be held.
+        return Measured(None, None)
     except RuntimeError as error:
         if not devices.is_exhausted(error):
             raise

@@ -3,7 +3,6 @@
 Either way the same rows of jitter (`EpochPlan.rows`) give the same crops, bit for bit.
 """
 
-import atexit
 import ctypes
 import multiprocessing
 import os
@@ -11,6 +10,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any, Protocol
 
@@ -99,7 +99,8 @@ class StreamedFeed:
         self._device = device
         self._batches: list[Rows] = []
         is_over = multiprocessing.RawValue(ctypes.c_bool, False)
-        atexit.register(setattr, is_over, "value", True)
+        # Before the children are ended, also where this process is itself a child, which atexit is not for.
+        Finalize(None, setattr, (is_over, "value", True), exitpriority=0)
         self._loader = DataLoader(
             _Crops(files, image_px),
             batch_sampler=self._batches,  # type: ignore[arg-type]

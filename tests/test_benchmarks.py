@@ -130,6 +130,18 @@ def test_a_step_s_work_is_the_paper_s_without_the_fake_s_second_pass() -> None:
     assert limits.work(Shape(256, 64, 2))[0] == pytest.approx(2 * flops, rel=0.01)
 
 
+def test_a_point_that_streams_ends_with_its_process() -> None:
+    code = (
+        "from benchmarks import sweep; from benchmarks.ours import Shape; "
+        "point = sweep.Point('pairs', Shape(32, 2, 1), 100, 'stream'); "
+        "print(sweep.measure(point, 'cpu', 1, 'fp32').images_per_s)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert float(done.stdout) > 0
+
+
 def test_a_sweep_varies_one_thing_at_a_time_and_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
