@@ -1,5 +1,6 @@
 """The metrics against their definitions."""
 
+import gc
 import itertools
 import math
 
@@ -59,11 +60,15 @@ def test_frechet_distance_of_known_gaussians() -> None:
 def test_kernel_distance_of_all_images_follows_the_formula() -> None:
     """The unbiased estimate with the kernel (x·y/size + 1)³, written out."""
     random = np.random.default_rng(0)
-    x, y = random.normal(size=(20, 6)), random.normal(size=(20, 6)) + 0.5
+    features = (
+        random.normal(size=(20, 6)).astype("float32"),
+        random.normal(0.5, size=(20, 6)).astype("float32"),
+    )
+    x, y = (side.astype("float64") for side in features)
     kernel = lambda a, b: (a @ b.T / 6 + 1) ** 3  # noqa: E731
     off_diagonal = lambda k: (k.sum() - np.trace(k)) / (20 * 19)  # noqa: E731
     expected = off_diagonal(kernel(x, x)) + off_diagonal(kernel(y, y)) - 2 * kernel(x, y).mean()
-    found, std = metrics.kernel_distance(torch.from_numpy(x), torch.from_numpy(y), subsets=2, subset_size=20)
+    found, std = metrics.kernel_distance(*map(torch.from_numpy, features), subsets=2, subset_size=20)
     assert found == pytest.approx(expected, rel=1e-9)
     assert std == pytest.approx(0, abs=1e-12)
 
@@ -132,13 +137,21 @@ def test_features_in_pieces_have_the_distances_of_all_at_once_and_of_torchmetric
     assert distance.frechet() == pytest.approx(metrics.frechet_distance(real, other), rel=1e-9)
 
 
-def test_of_features_no_more_are_kept_than_the_subsets_take() -> None:
-    distance = metrics.SetDistance(4, 5000, 3000, subsets=3, subset_size=10)
+def live_tensors() -> int:
+    gc.collect()
+    return sum(isinstance(thing, Tensor) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("size", [4, 900], ids=["summed up", "in the span of few images"])
+def test_of_features_no_more_are_kept_than_the_subsets_take_and_no_piece_by_itself(size: int) -> None:
+    distance = metrics.SetDistance(size, 500, 300, subsets=3, subset_size=10)
+    before: list[int] = []
     for _ in range(50):
-        distance.add_real(torch.randn(100, 4))
-        distance.add(torch.randn(60, 4))
+        distance.add_real(torch.randn(10, size))
+        distance.add(torch.randn(6, size))
+        before.append(live_tensors())
+    assert len(set(before)) == 1
     for kept in (distance._real, distance._other):
-        assert 10 <= sum(len(piece) for piece in kept._pieces) <= 30
-        # A view would hold the piece that it is part of.
-        assert all(piece.untyped_storage().nbytes() == piece.nbytes for piece in kept._pieces)
-    assert math.isfinite(distance.frechet()) and math.isfinite(distance.kernel()[0])
+        assert 10 <= len(kept._features.all) <= 30
+    assert math.isfinite(distance.frechet())
+    assert math.isfinite(distance.kernel()[0])
