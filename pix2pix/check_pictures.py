@@ -8,7 +8,7 @@ from . import images
 from .data_checks import Findings, Place, Twins, shown
 from .images import Pixels
 from .manifest import Split
-from .pair_grid import below_each_other, pair_grid, spread
+from .pair_grid import below_each_other, left_and_right, pair_grid, spread
 from .params import Size, height_width
 
 # Training pairs, and examples of each thing that looks wrong.
@@ -62,7 +62,7 @@ def _twins(title: str, found: Sequence[Twins], cells: Callable[[Place], list[Pix
     return images.labelled_grid(
         ["input", "target", "input", "target"],
         [cells(twins.first) + cells(twins.second) for twins in found],
-        [f"{shown(twins.first)}\n{shown(twins.second)}" for twins in found],
+        [left_and_right(shown(twins.first), shown(twins.second)) for twins in found],
         title=title,
     )
 

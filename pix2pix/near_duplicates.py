@@ -26,7 +26,7 @@ def near_pairs(hashes: NDArray[np.uint64]) -> list[tuple[int, int, int]]:
     """
     if len(hashes) < 2:
         return []
-    # Of equal rows the first in order of the hashes is the first of all, and half the bytes count them.
+    # Of equal rows the first in order of the hashes is the first of all. 32 bits a number halve the memory.
     order = np.lexsort(hashes.T).astype(np.uint32)
     ordered = hashes[order]
     is_first = np.append(True, (ordered[1:] != ordered[:-1]).any(1))

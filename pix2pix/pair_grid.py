@@ -30,9 +30,14 @@ def pair_grid(
     # Two pairs a row make a picture that fits a screen.
     if len(rows) % 2 == 0:
         rows = [rows[i] + rows[i + 1] for i in range(0, len(rows), 2)]
-        labels = [f"{labels[i]}\n{labels[i + 1]}" for i in range(0, len(labels), 2)]
+        labels = [left_and_right(labels[i], labels[i + 1]) for i in range(0, len(labels), 2)]
         headings *= 2
     return np.asarray(images.labelled_grid(headings, rows, labels))
+
+
+def left_and_right(left: str, right: str) -> str:
+    """The name of a row that shows two pairs."""
+    return f"left: {left}\nright: {right}"
 
 
 def below_each_other(pictures: Sequence[Pixels]) -> Pixels:
