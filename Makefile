@@ -1,6 +1,6 @@
 # make repro   from a fresh clone to a registered generator
 # make test    the whole test suite          make lint    formatting, lint, types, Dockerfile
-# make chaos   plugs pulled out of scheduled runs, every one at every stage; most of an hour
+# make chaos   plugs pulled out of scheduled runs, every one at every stage; some ten minutes
 # make fuzz    readers of strangers' files against changed bytes: FUZZ_SECONDS each, 600 unless told
 # make ui      the MLflow page on port 5000  make clean   stale checkpoints and caches of tools
 # make servers MLflow, Prefect and a worker for scheduled retraining; other ports: MLFLOW_PORT, PREFECT_PORT;

@@ -51,9 +51,9 @@ class Project:
     exported: bytes
 
     def params(self, **sections: dict[str, Any]) -> Params:
-        """The committed parameters with some keys changed."""
+        """The committed parameters, with a gate that does not move with theirs, and some keys changed."""
         values: Any = read_yaml(ROOT / "params.yaml")
-        values["registry"]["model_name"] = MODEL_NAME
+        values["registry"] |= {"model_name": MODEL_NAME, "min_improvement": 0.1}
         for section, keys in sections.items():
             values[section] |= keys
         return validate(values, "params.yaml")

@@ -1,4 +1,4 @@
-"""Every process of a run, killed at every stage in turn: `make chaos`, most of an hour."""
+"""Every process of a run, killed at every stage in turn: `make chaos`, some ten minutes."""
 
 import pytest
 
