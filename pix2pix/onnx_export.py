@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,16 +152,16 @@ def session(path: Path) -> ort.InferenceSession:
 def compare(
     exported: ort.InferenceSession,
     generator: Generator,
-    images: Samples,
-    batch: int,
+    pieces: Iterable[Samples],
     on_images: Callable[[int], None] = lambda done: None,
     source: Encoding = RGB8,
     target: Encoding = RGB8,
 ) -> Parity:
-    """Run both on the same images, in batches.
+    """Run both on the same images, piece by piece.
 
     Args:
-        images: [n, height, width, channels] in the source's encoding.
+        pieces: batches of images, [n, height, width, channels] in the source's encoding.
+        on_images: called after each piece with the number of its images.
     """
     reference = PixelGenerator(generator, source, target).eval()
     # Of floats a level is a 65,535th of their range.
@@ -169,8 +169,7 @@ def compare(
     level = (high - low) / 65535 if target.dtype == "float32" else 1
     counted_from = noise_levels(target)
     pixels = differing = largest = 0
-    for first in range(0, len(images), batch):
-        piece = np.ascontiguousarray(images[first : first + batch])
+    for piece in map(np.ascontiguousarray, pieces):
         ours = exported.run([OUTPUT], {INPUT: piece})[0].astype(np.float64)
         theirs = reference(torch.from_numpy(piece)).numpy().astype(np.float64)
         difference = np.abs(ours - theirs) / level

@@ -1,14 +1,11 @@
-"""Prepared pairs, read back: what training, evaluation and export know of the data."""
+"""Prepared pairs: what is written beside them, the files of a split, and the digest that names it."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from .decoding import Limits, Samples, decode
 from .encoding import RGB8, Encoding
@@ -47,32 +44,6 @@ def _size(value: Any) -> Size:
     return tuple(value) if isinstance(value, list) else value
 
 
-@dataclass(frozen=True)
-class PairSet:
-    """Prepared pairs in memory, in order of name.
-
-    Attributes:
-        inputs, targets: [pairs, channels, height, width]; uint8, uint16 or float32.
-        sha256: the digest that reports/data.json has for this split.
-    """
-
-    names: tuple[str, ...]
-    inputs: Samples
-    targets: Samples
-    sha256: str
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def refuse_other(self, source: Encoding, target: Encoding, whose: str) -> None:
-        """Raises UserError where these pairs are not what a generator takes and gives."""
-        found, other = (
-            Encoding(channels=samples.shape[1], dtype=str(samples.dtype))
-            for samples in (self.inputs, self.targets)
-        )
-        refuse_other((found, other), (source, target), whose)
-
-
 def refuse_other(found: tuple[Encoding, Encoding], wanted: tuple[Encoding, Encoding], whose: str) -> None:
     """Raises UserError where prepared pairs are not what a generator takes and gives.
 
@@ -102,21 +73,6 @@ def update_split(whole: "hashlib._Hash", name: str, digest: str) -> None:
     whole.update(f"{name}\0{digest}\n".encode())
 
 
-def load_split(folder: Path, workers: int = 8) -> PairSet:
-    """Read data/pairs/SPLIT into memory: 6 × side² bytes for a pair of 8-bit RGB."""
-    names, files = [file.stem for file in prepared_files(folder / "input")], {}
-    with ThreadPoolExecutor(workers) as pool:
-        for side in ("input", "target"):
-            files[side] = _stack(pool.map(read_prepared, prepared_files(folder / side)), names)
-    inputs, targets = files["input"], files["target"]
-    digests = []
-    for name, source, target in zip(names, inputs, targets, strict=True):
-        digest = hashlib.sha256(source.transpose(1, 2, 0).tobytes())
-        digest.update(target.transpose(1, 2, 0).tobytes())
-        digests.append((name, digest.hexdigest()))
-    return PairSet(tuple(names), inputs, targets, split_sha256(digests))
-
-
 def prepared_files(folder: Path) -> list[Path]:
     """The files of one side of a split, in order of name."""
     return sorted((file for file in folder.iterdir() if file.suffix in PREPARED), key=lambda file: file.stem)
@@ -125,13 +81,3 @@ def prepared_files(folder: Path) -> list[Path]:
 def read_prepared(file: Path) -> Samples:
     """One side of a prepared pair, bit for bit: [height, width, channels]."""
     return decode(file, "keep", PREPARE_HAS_LIMITED)
-
-
-def _stack(read: Iterator[Samples], names: Sequence[str]) -> Samples:
-    stacked: Samples | None = None
-    for index, pixels in enumerate(read):
-        if stacked is None:
-            stacked = np.empty((len(names), pixels.shape[2], *pixels.shape[:2]), pixels.dtype)
-        stacked[index] = pixels.transpose(2, 0, 1)
-    assert stacked is not None, "prepare leaves no split empty"
-    return stacked

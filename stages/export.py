@@ -4,11 +4,12 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from pix2pix import checkpoint, devices, images, onnx_export, pair_set
+from pix2pix import checkpoint, devices, images, onnx_export
 from pix2pix.checkpoint import GeneratorConfig
 from pix2pix.decoding import Samples
 from pix2pix.encoding import RGB8
@@ -16,6 +17,7 @@ from pix2pix.files import atomic_file, sha256_file, write_json
 from pix2pix.generator import Generator
 from pix2pix.images import pad
 from pix2pix.onnx_export import Parity
+from pix2pix.pair_files import PairFiles
 from pix2pix.params import Params, said_size
 
 from .console import progress
@@ -33,7 +35,7 @@ def export(params: Params) -> None:
     """Export the generator; the file takes its place only after it has been proven."""
     devices.set_threads("auto")
     generator, config = checkpoint.load_generator(GENERATOR)
-    test = pair_set.load_split(PAIRS / "test")
+    test = PairFiles.find(PAIRS / "test")
     test.refuse_other(config.input, config.target, str(GENERATOR))
     metadata = {
         "dataset": config.dataset,
@@ -63,7 +65,7 @@ def export(params: Params) -> None:
             source=config.input,
             target=config.target,
         )
-        proof = _prove(candidate, generator, test.inputs.transpose(0, 2, 3, 1), params, config)
+        proof = _prove(candidate, generator, test, params, config)
         with atomic_file(EXPORTED) as partial:
             shutil.copyfile(candidate, partial)
     report = {
@@ -87,48 +89,47 @@ def export(params: Params) -> None:
 
 
 def _prove(
-    candidate: Path, generator: Generator, test: Samples, params: Params, config: GeneratorConfig
+    candidate: Path, generator: Generator, test: PairFiles, params: Params, config: GeneratorConfig
 ) -> dict[str, Parity]:
     """Compare on every test image alone and in batches of 8, and on some at a second size.
-
-    Args:
-        test: [images, height, width, channels].
 
     Raises:
         UserError: the two differ by more than rounding.
     """
     method = "nearest" if config.input.classes else "area"
-    second = _at_second_size(test[:SECOND_SIZE_IMAGES], generator.multiple, method)
-    test = np.stack([pad(image, generator.multiple) for image in test])
+    multiple = generator.multiple
+
+    def padded(batch: int) -> Iterator[Samples]:
+        # Read as they are compared: memory does not grow with the number of images.
+        for inputs, _ in test.batches(batch):
+            yield np.stack([pad(image, multiple) for image in inputs.transpose(0, 2, 3, 1)])
+
+    def at_second_size() -> Iterator[Samples]:
+        for index in range(min(SECOND_SIZE_IMAGES, len(test))):
+            yield _at_second_size(test.read(index)[0].transpose(1, 2, 0), multiple, method)[None]
+
     exported = onnx_export.session(candidate)
-    runs = {
-        "batch_1": (test, 1),
-        "batch_8": (test, 8),
-        "second_size": (second, 1),
-    }
+    runs = {"batch_1": padded(1), "batch_8": padded(8), "second_size": at_second_size()}
     proof = {}
     done = 0
-    total = sum(len(shown) for shown, _ in runs.values())
+    total = 2 * len(test) + min(SECOND_SIZE_IMAGES, len(test))
     with progress("prove export", total=total, unit="images", style=params.run.progress) as update:
-        for name, (shown, batch) in runs.items():
+        for name, pieces in runs.items():
 
             def count(images: int) -> None:
                 nonlocal done
                 done += images
                 update(done)
 
-            proof[name] = onnx_export.compare(
-                exported, generator, shown, batch, count, config.input, config.target
-            )
+            proof[name] = onnx_export.compare(exported, generator, pieces, count, config.input, config.target)
             onnx_export.refuse_difference(name, proof[name], params.export.max_differing_share, config.target)
     return proof
 
 
-def _at_second_size(chosen: Samples, multiple: int, method: str) -> Samples:
-    """The images one step of the network's multiple higher and two wider than they are."""
-    height, width = (-(-side // multiple) * multiple for side in chosen.shape[1:3])
-    height, width = height + multiple, width + 2 * multiple
-    return np.stack([images.resize(image, height, width, method) for image in chosen])
+def _at_second_size(image: Samples, multiple: int, method: str) -> Samples:
+    """An image [height, width, channels] one step of the network's multiple higher and two wider."""
+    height, width = (-(-side // multiple) * multiple for side in image.shape[:2])
+    return images.resize(image, height + multiple, width + 2 * multiple, method)
 
 
 if __name__ == "__main__":

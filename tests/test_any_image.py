@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import ROOT
+from pair_fixtures import load_split
 
 from pipeline import model_card, translation
 from pix2pix import check_pictures, checkpoint, images, onnx_export, pair_set, pairs, remeasurement
@@ -90,7 +91,7 @@ def test_satellite_to_depth_keeps_16_bits_seven_channels_and_floats_to_the_end()
     assert (geometry.image_px, geometry.load_px) == ((32, 64), (36, 72))
     assert (geometry.input.channels, geometry.input.dtype) == (7, "uint16")
     # The range is the training split's, and the outputs lie within it.
-    stored = pair_set.load_split(Path("data/pairs/train")).targets
+    stored = load_split(Path("data/pairs/train")).targets
     low, high = geometry.target.low[0], geometry.target.high[0]
     assert stored.min() <= low < np.median(stored) < high <= stored.max()
     assert low <= translated.min() < translated.max() <= high
@@ -136,7 +137,7 @@ def test_class_indices_to_16_bit_colour_with_alpha() -> None:
     assert (translated.shape, translated.dtype) == ((40, 50, 4), np.uint16)
     _, config = checkpoint.load_generator(Path("models/generator.safetensors"))
     assert (config.in_channels, config.out_channels) == (5, 4)
-    stored = pair_set.load_split(Path("data/pairs/test")).inputs
+    stored = load_split(Path("data/pairs/test")).inputs
     assert set(np.unique(stored)) <= set(range(5))
     levels = [
         parity["max_level_difference"] for parity in read_json("reports/export.json")["parity"].values()
@@ -203,7 +204,7 @@ def test_a_stray_file_of_another_kind_is_named_and_changes_no_channel() -> None:
     report = read_json("reports/data.json")
     assert report["rejects"] == {"A/007.png": "has 3 channels, where 1 is expected"}
     assert (report["input"], report["target"]) == ("1 channel of uint8", "1 channel of uint8")
-    assert pair_set.load_split(Path("data/pairs/test")).inputs.shape[1] == 1
+    assert load_split(Path("data/pairs/test")).inputs.shape[1] == 1
 
 
 def test_floats_beyond_their_full_scale_stop_with_the_key_to_set() -> None:

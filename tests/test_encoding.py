@@ -230,7 +230,7 @@ def test_more_classes_than_a_byte_holds_are_16_bit_indices_in_the_file(tmp_path:
     taken = onnxruntime.InferenceSession(file).get_inputs()[0]
     assert (taken.type, taken.shape[3]) == (f"tensor({side.dtype})", 1)
     parity = onnx_export.compare(
-        onnx_export.session(file), generator, indices[..., None], 1, source=side, target=RGB8
+        onnx_export.session(file), generator, [indices[..., None]], source=side, target=RGB8
     )
     onnx_export.refuse_difference("classes", parity, 0.001)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pair_fixtures import write_split
+from pair_fixtures import load_split, write_split
 
-from pix2pix import feed, pair_set
+from pix2pix import feed
 from pix2pix.encoding import RGB8, Encoding
 from pix2pix.errors import UserError
 from pix2pix.images import write_png
@@ -21,7 +21,7 @@ def test_digest_and_pixels_are_those_of_the_split_in_memory(
     tmp_path: Path, kinds: tuple[Encoding, Encoding]
 ) -> None:
     folder = write_split(tmp_path, 5, (36, 40), kinds)
-    files, held = PairFiles.find(folder), pair_set.load_split(folder)
+    files, held = PairFiles.find(folder), load_split(folder)
     assert (files.names, len(files), files.size_px) == (held.names, 5, (36, 40))
     assert files.sides == kinds
     kept = {}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pair_fixtures import load_split
 
-from pix2pix import data_checks, images, pair_set, pairs, preparation, synthetic
+from pix2pix import data_checks, images, pairs, preparation, synthetic
 from pix2pix.errors import UserError
 from pix2pix.images import Pixels
 from pix2pix.layouts import find_pairs
@@ -142,7 +143,7 @@ def test_what_is_read_back_is_what_was_prepared_in_order_of_name(
     raw: Path, tmp_path: Path, split: Split
 ) -> None:
     outcomes = [outcome for outcome in prepare(raw, tmp_path / "out") if outcome.split == split]
-    loaded = pair_set.load_split(tmp_path / "out" / split, workers=3)
+    loaded = load_split(tmp_path / "out" / split)
     assert loaded.names == tuple(outcome.pair.name for outcome in outcomes)
     tally = pairs.SplitTally()
     for name, digest in zip(loaded.names, digests(outcomes), strict=True):
@@ -154,12 +155,12 @@ def test_a_change_in_the_prepared_pixels_shows_in_the_digest_that_is_read_back(
     raw: Path, tmp_path: Path
 ) -> None:
     prepare(raw, tmp_path / "out")
-    before = pair_set.load_split(tmp_path / "out" / "val").sha256
+    before = load_split(tmp_path / "out" / "val").sha256
     file = tmp_path / "out" / "val" / "target" / "01.png"
     changed = images.read_rgb(file).copy()
     changed[0, 0, 0] ^= 1
     images.write_png(file, changed)
-    assert pair_set.load_split(tmp_path / "out" / "val").sha256 != before
+    assert load_split(tmp_path / "out" / "val").sha256 != before
 
 
 def test_a_bug_while_preparing_is_not_hidden(

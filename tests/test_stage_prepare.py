@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pair_fixtures import load_split
 from PIL import Image
 
 from pix2pix import images, pair_set, pairs, preparation, synthetic
@@ -93,7 +94,7 @@ def test_pairs_become_splits_a_report_and_a_picture() -> None:
     for split, group in expected.items():
         for side in ("input", "target"):
             assert sorted(file.stem for file in (PAIRS / split / side).iterdir()) == group
-        loaded = pair_set.load_split(PAIRS / split)
+        loaded = load_split(PAIRS / split)
         assert loaded.inputs.shape[2] == (36 if split == "train" else 32)
         assert report()["splits"][split] == {"pairs": len(group), "sha256": loaded.sha256}
     assert pair_set.Geometry.read(PAIRS / "pairs.json") == pair_set.Geometry("own", "AtoB", 32, 36)
@@ -120,7 +121,7 @@ def test_the_picture_shows_training_pairs(count: int) -> None:
     write_pairs(count)
     prepare(params())
     picture = images.read_rgb(PICTURE)
-    train = pair_set.load_split(PAIRS / "train")
+    train = load_split(PAIRS / "train")
     shown = 0
     for source in train.inputs.transpose(0, 2, 3, 1):
         # 36 px are shown five times as large.

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pair_fixtures import write_split
+from pair_fixtures import load_split, write_split
 from torch import Tensor, nn
 from training_fixtures import CONFIG, CPU, MODEL, equal, events, finished, pairs, recipe, run
 
-from pix2pix import collapse, pair_set, training, training_state, validation
+from pix2pix import collapse, training, training_state, validation
 from pix2pix.checkpoint import CheckpointFolder
 from pix2pix.encoding import RGB8, Encoding, of_classes
 from pix2pix.events import (
@@ -244,7 +244,7 @@ def test_rectangles_of_any_pixels_train_the_same_weights_streamed_as_held(
     assert held.validation_rows == streamed.validation_rows
     # What is shown are the stored samples, and the L1 is that of the outputs in the target's range.
     last = next(event for event in reversed(seen[True]) if isinstance(event, Validated))
-    stored = pair_set.load_split(splits[1])
+    stored = load_split(splits[1])
     for shown, samples in ((last.inputs, stored.inputs), (last.targets, stored.targets)):
         assert shown.dtype == samples.dtype
         assert np.array_equal(shown.transpose(0, 3, 1, 2), samples)
