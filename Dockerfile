@@ -55,6 +55,8 @@ ENV PATH=/opt/venv/bin:$PATH \
 
 FROM base AS servers
 COPY --from=servers-dependencies /opt/venv /opt/venv
+# Prefect writes its pages out before it serves them, and by default beside its code, which is not this user's.
+ENV PREFECT_UI_STATIC_DIRECTORY=/home/pix2pix/ui
 WORKDIR /home/pix2pix
 USER 1000
 

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import prefect.settings
 import pytest
 from docker.utils.build import exclude_paths
 from ruamel.yaml import YAML
@@ -127,6 +128,15 @@ def test_the_image_runs_the_worker_as_nobody_in_particular() -> None:
 
 
 # --- compose.yaml ------------------------------------------------------------------------------------
+
+
+def test_prefect_has_a_place_of_its_own_for_its_pages() -> None:
+    """By default it writes them beside its code, as this user cannot, and then serves none."""
+    assert prefect.settings.PREFECT_UI_STATIC_DIRECTORY.value() is None
+    (servers,) = re.findall(r"^FROM base AS servers\n(.*?)^FROM", DOCKERFILE, re.DOTALL | re.MULTILINE)
+    (home,) = re.findall(r"\bHOME=(\S+)", DOCKERFILE)
+    assert f"ENV PREFECT_UI_STATIC_DIRECTORY={home}/" in servers
+    assert servers.rstrip().endswith("USER 1000")
 
 
 @pytest.mark.parametrize("name", ENV_FILE)
