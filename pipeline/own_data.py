@@ -131,8 +131,10 @@ def _opened(path: Path) -> Iterator[Path]:
 
 def _values(seen: Survey, recipe: Any, path: Path, name: str, derive: str) -> dict[str, Any]:
     a, b = seen.sides
-    # A label map is what one can draw, so it is the input, unless both or neither are.
-    direction: Direction = "BtoA" if b.is_drawn and not a.is_drawn and derive == "none" else "AtoB"
+    # Names like input/ and target/ say it. Else a label map, which one can draw, is the input, unless both or
+    # neither are.
+    turned = b.is_drawn and not a.is_drawn and derive == "none" and not seen.found.names_input
+    direction: Direction = "BtoA" if turned else "AtoB"
     source, target = (a, b) if direction == "AtoB" else (b, a)
     values: dict[str, Any] = {section: dict(keys) for section, keys in recipe.items()}
     values["dataset"] |= {
@@ -236,9 +238,7 @@ def _lines(
     yield f"picture   {picture}"
     if dataset["derive"] == "none":
         letter = "A" if dataset["direction"] == "AtoB" else "B"
-        drawn = [side.is_drawn for side in seen.sides]
-        why = "" if drawn[0] != drawn[1] else ", a guess: turn dataset.direction around where it is wrong"
-        how = f"{letter} is the input ({dataset['direction']}{why})"
+        how = f"{letter} is the input ({dataset['direction']}{_why(seen)})"
     else:
         how = f"the input is made from the photo ({dataset['derive']})"
     yield f"preset    {preset}: {how}; {prepare['image_px']} px, the recipe of {like}"
@@ -250,6 +250,13 @@ def _lines(
             f"          squares, although the images are {seen.aspect:.2g} times as wide as high; "
             f"prepare.image_px: [{height}, {width}] (height, width) keeps their shape"
         )
+
+
+def _why(seen: Survey) -> str:
+    if seen.found.names_input:
+        return ", as its names say"
+    a, b = seen.sides
+    return "" if a.is_drawn != b.is_drawn else ", a guess: turn dataset.direction around where it is wrong"
 
 
 def _side(side: Side, heads: int) -> str:

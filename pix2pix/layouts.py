@@ -27,6 +27,8 @@ COUPLES = (
     ("image", "mask"),
     ("images", "masks"),
 )
+# Who names a side so has said what goes in; of images and labels either may.
+NAMING_THE_INPUT = COUPLES[1:5]
 # Folders of these names are sides even where the other one is missing.
 UNMISTAKABLE = COUPLES[:2]
 # Folders that tell a pair's split or side; any other single folder around the data is only wrapping.
@@ -51,11 +53,16 @@ class Reject:
 
 @dataclass(frozen=True)
 class Found:
-    """The pairs of a folder in a fixed order, what could not be used, and the layout in words."""
+    """The pairs of a folder in a fixed order, what could not be used, and the layout in words.
+
+    Attributes:
+        names_input: whether the data's own names say that side A is the input.
+    """
 
     pairs: Sequence[Pair]
     rejects: list[Reject]
     layout: str
+    names_input: bool = False
 
 
 @dataclass
@@ -138,7 +145,11 @@ def find_pairs(folder: Path, derived: bool = False) -> Found:
             side = ending[1]
         finding.add(file, split, side, name)
     pairs = finding.usable()
-    return Found(pairs, finding.rejects, _layout(pairs, couple, derived, by_ending))
+    if by_ending:
+        names_input = all(pair.a.rpartition(".")[0].lower().endswith("input") for pair in pairs)
+    else:
+        names_input = couple in NAMING_THE_INPUT and all(pair.b is not None for pair in pairs)
+    return Found(pairs, finding.rejects, _layout(pairs, couple, derived, by_ending), names_input)
 
 
 def unwrapped(folder: Path) -> Path:
@@ -265,7 +276,9 @@ def _have_endings(files: Sequence[str]) -> bool:
 def _from_manifest(folder: Path, listed: Path) -> Found:
     pairs: dict[tuple[Split | None, str], Pair] = {}
     rejects = []
+    names_input = True
     for row in manifest.read(listed):
+        names_input = names_input and row.names_input
         a, b = (_existing(folder, path) for path in (row.a, row.b))
         name = unicodedata.normalize("NFC", row.a.rpartition(".")[0].replace("/", "__"))
         problem = _row_problem(row, a, b, (row.split, name) in pairs) or _name_problem(name)
@@ -277,7 +290,7 @@ def _from_manifest(folder: Path, listed: Path) -> Found:
         lines = [pair for (split, _), pair in pairs.items() if split is None]
         rejects += [Reject(pair.a, f"has no split in {listed.name}, where others have") for pair in lines]
         pairs = {key: pair for key, pair in pairs.items() if key[0]}
-    return Found(Pairs(pairs.values()), rejects, f"the pairs listed in {listed.name}")
+    return Found(Pairs(pairs.values()), rejects, f"the pairs listed in {listed.name}", names_input)
 
 
 def _row_problem(row: Row, a: str, b: str, is_second: bool) -> str:

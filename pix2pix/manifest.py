@@ -23,12 +23,17 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 
 @dataclass(frozen=True)
 class Row:
-    """One pair of a manifest: two paths relative to its folder, with slashes, and the line they are on."""
+    """One pair of a manifest: two paths relative to its folder, with slashes, and the line they are on.
+
+    Attributes:
+        names_input: whether the columns say that side A is the input.
+    """
 
     line: int
     a: str
     b: str
     split: Split | None
+    names_input: bool
 
 
 def shown(value: object) -> str:
@@ -115,4 +120,5 @@ def _row(path: Path, line: int, values: Mapping[str, Any]) -> Row:
         raise UserError(
             f"{path} line {line}: split = {shown(given)}: must be {', '.join(SPLIT_WORDS)}, or empty"
         )
-    return Row(line, paths[0], paths[1], SPLIT_WORDS[word] if word else None)
+    split = SPLIT_WORDS[word] if word else None
+    return Row(line, paths[0], paths[1], split, names_input="input" in columns)

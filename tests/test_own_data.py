@@ -140,10 +140,40 @@ def test_photos_get_a_derived_input(data: Path, derive: str) -> None:
 
 def test_where_both_sides_or_none_are_drawn_the_direction_is_called_a_guess(data: Path) -> None:
     for index, (photo, _) in enumerate(drawn_pairs()):
-        save(data / "input" / f"{index}.png", photo)
-        save(data / "target" / f"{index}.png", photo[::-1])
+        save(data / "A" / f"{index}.png", photo)
+        save(data / "B" / f"{index}.png", photo[::-1])
     done = own_data.init_dataset(str(data))
     assert "A is the input (AtoB, a guess: turn dataset.direction around" in done.lines[-1]
+
+
+@pytest.mark.parametrize("layout", ["folders", "splits", "endings", "manifest"])
+def test_a_photo_that_the_datas_own_names_call_the_input_is_the_input(data: Path, layout: str) -> None:
+    rows = ["input,target"]
+    for index, (photo, labels) in enumerate(drawn_pairs()):
+        source, target = {
+            "folders": (f"input/{index}.png", f"target/{index}.png"),
+            "splits": (f"train/inputs/{index}.png", f"train/targets/{index}.png"),
+            "endings": (f"{index}_input.png", f"{index}_target.png"),
+            "manifest": (f"aerial/{index}.png", f"drawn/{index}.png"),
+        }[layout]
+        save(data / source, photo)
+        save(data / target, labels)
+        rows.append(f"{source},{target}")
+    if layout == "manifest":
+        (data / "pairs.csv").write_text("\n".join(rows))
+    done = own_data.init_dataset(str(data))
+    assert "A is the input (AtoB, as its names say)" in done.lines[-1]
+    assert written()["dataset"]["direction"] == "AtoB"
+    prepare = written()["prepare"]
+    assert (prepare["resize_input"], prepare["resize_target"]) == ("area", "nearest")
+
+
+def test_images_and_labels_do_not_say_which_goes_in(data: Path) -> None:
+    for index, (photo, labels) in enumerate(drawn_pairs()):
+        save(data / "images" / f"{index}.png", photo)
+        save(data / "labels" / f"{index}.png", labels)
+    done = own_data.init_dataset(str(data))
+    assert "B is the input (BtoA); 64 px" in done.lines[-1]
 
 
 def test_sizes_channels_and_depths_are_counted(data: Path) -> None:
@@ -234,7 +264,7 @@ def test_dark_grey_photos_are_no_class_indices(data: Path) -> None:
     done = own_data.init_dataset(str(data))
     assert done.lines[3] == "  side B  64×64; PNG, grey, 8 bits"
     assert written()["prepare"]["classes"] == 0
-    assert images.read_rgb(done.picture)[60:180, 240:380].max() <= 60
+    assert images.read_rgb(done.picture)[60:180, 290:430].max() <= 60
 
 
 @pytest.mark.parametrize(("height", "width", "said"), [(64, 128, "[64, 128]"), (160, 64, "[160, 64]")])
