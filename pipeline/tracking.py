@@ -51,7 +51,9 @@ def store_uri() -> str:
 def database() -> Path | None:
     """The file of a store that is an SQLite database; None for any other."""
     prefix = "sqlite:///"
-    return Path(store_uri().removeprefix(prefix)).absolute() if store_uri().startswith(prefix) else None
+    # What follows the question mark is for SQLite.
+    file = store_uri().partition("?")[0]
+    return Path(file.removeprefix(prefix)).absolute() if file.startswith(prefix) else None
 
 
 def refuse_missing(what: str) -> None:
@@ -136,6 +138,9 @@ def _is_lost(error: Exception) -> bool:
     from sqlalchemy.exc import OperationalError
 
     if isinstance(error, MlflowException):
+        # What a database says that is locked, or whose disk is full, and a server that has lost its own.
+        if error.error_code == "TEMPORARILY_UNAVAILABLE":
+            return True
         # A request without an answer has no error code of the server's own.
         return re.search(r"Max retries exceeded|API request to .* failed with", str(error)) is not None
     return isinstance(error, RequestException | OperationalError)
@@ -145,6 +150,11 @@ def _unusable(error: Exception) -> Unreachable:
     if "Max retries exceeded" in str(error):
         return Unreachable(
             f"MLflow at {store_name()} does not answer; start it, or set MLFLOW_TRACKING_URI to one that runs"
+        )
+    if "database is locked" in str(error):
+        return Unreachable(
+            f"MLflow at {store_name()} stayed locked by another process that writes to it; try again, or see "
+            "which process has the file open"
         )
     return Unreachable(
         f"MLflow at {store_name()} cannot be used ({reason(error)}); "
@@ -235,10 +245,10 @@ def training_run(params: Params, fingerprint: str, data: Mapping[str, Any]) -> I
     tracked = TrainingRun(mlflow, params.run.tracked_grids)
     try:
         yield tracked
-    except Exception as error:
+    except Exception:
         # An interruption is an order, not a failure.
         tracked.stop("FAILED")
-        raise error
+        raise
     except BaseException:
         tracked.stop("KILLED")
         raise

@@ -3,11 +3,13 @@
 import logging
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +319,23 @@ def test_an_address_that_is_no_store_is_one_line(
     assert "set MLFLOW_TRACKING_URI to" in line
 
 
+def test_a_database_that_another_process_holds_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}?timeout=0.2")
+    with tracking.reachable() as connected:
+        connected.MlflowClient().create_registered_model("before")
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        locked = pytest.raises(UserError, match="stayed locked by another process")
+        with locked, tracking.reachable() as connected:
+            connected.MlflowClient().create_registered_model("meanwhile")
+    with tracking.reachable() as connected:
+        connected.MlflowClient().create_registered_model("after")
+
+
 def test_a_bug_beside_a_working_store_stays_a_bug(store: Path) -> None:
     with pytest.raises(ZeroDivisionError), tracking.reachable():
         1 / 0  # noqa: B018
@@ -340,6 +359,7 @@ def test_a_password_in_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch)
 
 ASKER = """
 import sys, time
+from contextlib import closing
 from pathlib import Path
 from pipeline import tracking
 import mlflow.store.tracking.sqlalchemy_store
