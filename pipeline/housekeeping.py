@@ -170,6 +170,8 @@ def staying(
         keep: at least 1.
     """
     line = [version for version in now.line if version in tags]
+    # What a rollback went away from is in that line no more, but a rollback may have been the mistake.
+    replaced = {move.before for move in now.moves[-keep:]} & tags.keys()
     newest = sorted(tags, key=int, reverse=True)[:keep]
     moving = {now.intended.to, now.intended.before} if now.intended else set()
     special = {
@@ -178,7 +180,16 @@ def staying(
         # Not ours; awaiting a person's yes; or what the deployment's next run finds unchanged.
         if "onnx_sha256" not in known or known.get("decision_kind") == HELD or known.get(COMMIT_TAG) in tips
     }
-    wanted = {now.champion, now.challenger, *moving, *aliases, *newest, *line[-keep - 1 :], *special}
+    wanted = {
+        now.champion,
+        now.challenger,
+        *moving,
+        *aliases,
+        *newest,
+        *line[-keep - 1 :],
+        *replaced,
+        *special,
+    }
     stay = {version for version in wanted if version is not None}
     # What a training began with is needed to make its generator again.
     starts = {

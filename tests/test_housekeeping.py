@@ -61,6 +61,16 @@ def standing(*champions: str, challenger: str | None = None, intended: Move | No
     return Standing(champions[-1] if champions else None, challenger, moves, intended)
 
 
+def rolled_back() -> Standing:
+    """Version 2 was champion for a while, and 1 is it again."""
+    moves = (
+        Move(1, "", "", "first", None, "1", ""),
+        Move(2, "", "", "by hand", "1", "2", ""),
+        Move(3, "", "", "rollback", "2", "1", ""),
+    )
+    return Standing("1", None, moves, None)
+
+
 @pytest.mark.parametrize(
     ("now", "aliases", "special", "keep", "stay"),
     [
@@ -70,6 +80,8 @@ def standing(*champions: str, challenger: str | None = None, intended: Move | No
         (standing("1", "2", "3", "4"), [], {}, 2, "2 3 4 8 9"),
         # Version 33 was deleted: a rollback passes over it.
         (standing("1", "2", "33", "4"), [], {}, 1, "2 4 9"),
+        # To undo a rollback one needs what it went away from.
+        (rolled_back(), [], {}, 1, "1 2 9"),
         (standing("4", challenger="5"), [], {}, 1, "4 5 9"),
         (standing("4"), ["6"], {}, 1, "4 6 9"),
         (standing("4", intended=Move(2, "", "", "by hand", "4", "2", "")), [], {}, 1, "2 4 9"),
