@@ -148,7 +148,10 @@ def _what_there_is(client: Any, name: str, which: str) -> str:
         known = ", ".join(sorted(models)) or "none yet; `make repro` registers one"
         return f"no model {name} in {tracking.store_name()}; models there: {known}"
     aliases = ", ".join(f"@{alias} (version {version})" for alias, version in models[name].aliases.items())
-    return f"{name} has no {which}; it has {aliases or 'versions without an alias'}"
+    found = f"{name} has no {which}; it has {aliases or 'versions without an alias'}"
+    # The champion is what is taken where nobody said which.
+    is_default = which == "champion" and "challenger" in models[name].aliases
+    return f"{found}; --model models:/{name}@challenger takes that one" if is_default else found
 
 
 def _download(mlflow: Any, uri: str, digest: str) -> str:

@@ -398,7 +398,9 @@ def _one_line(errors: list[ErrorDetails], values: Any) -> str:
     else:
         allowed = "must be a mapping of keys" if len(first["loc"]) == 1 else _allowed(key, errors)
         line = f"{key} = {_SHORT.repr(value)}: {allowed}"
-    more = len({error["loc"][:2] for error in errors}) - 1
+    # The key that was meant is missing as well; that is the same mistake.
+    meant = {error["loc"] for error in errors if f"did you mean {'.'.join(map(str, error['loc']))}?" in line}
+    more = len({error["loc"][:2] for error in errors} - meant) - 1
     return line + (f" (and {more} more)" if more else "")
 
 

@@ -191,6 +191,8 @@ def test_an_unknown_key_names_the_nearest_known_one(key: str, said: str) -> None
 def test_a_misspelt_key_is_named_before_the_one_that_it_leaves_missing() -> None:
     values = with_value("train.epoch", 14)
     del values["train"]["epochs"]
+    assert line_for(values) == "train.epoch: unknown key; did you mean train.epochs?"
+    values["export"]["opset"] = "twenty"
     assert line_for(values) == "train.epoch: unknown key; did you mean train.epochs? (and 1 more)"
 
 

@@ -517,6 +517,9 @@ def test_what_is_not_there_is_answered_with_what_is(two_versions: dict[str, byte
     for which in ("@production", "/3", "/three"):
         line = f"models:/{MODEL_NAME}{which}: {there.format(which[1:])}"
         assert not_pulled(f"models:/{MODEL_NAME}{which}") == line
+    client().delete_registered_model_alias(MODEL_NAME, "champion")
+    hint = f"it has @challenger (version 2); --model models:/{MODEL_NAME}@challenger takes that one"
+    assert not_pulled(CHAMPION_URI).endswith(f"has no champion; {hint}")
     many = f"models:/{MODEL_NAME}/{'9' * 20}"
     assert not_pulled(many) == f"{many}: there is no such version"
     line = not_pulled("models:/big@champion")
