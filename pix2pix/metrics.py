@@ -119,15 +119,15 @@ class SetDistance:
 
     def add_real(self, features: Tensor) -> None:
         """The next real images: float32 [n, size]."""
-        self._count(features, real=True)
+        self._sum(features, real=True)
         self._real.add(features)
 
     def add(self, features: Tensor) -> None:
         """The next of the other images: float32 [n, size]."""
-        self._count(features, real=False)
+        self._sum(features, real=False)
         self._other.add(features)
 
-    def _count(self, features: Tensor, real: bool) -> None:
+    def _sum(self, features: Tensor, real: bool) -> None:
         if self._summed is not None:
             self._summed.update(features.double(), real=real)
         if self._few is not None:

@@ -20,7 +20,11 @@ PREPARE_HAS_LIMITED = Limits(max_pixels=2**40, max_file_mb=2**30)
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a consumer of prepared pairs must know about them: data/pairs/pairs.json."""
+    """What a consumer of prepared pairs must know about them: data/pairs/pairs.json.
+
+    Attributes:
+        resize_target: how targets came to their size, and training targets come to the test images'.
+    """
 
     dataset: str
     direction: str
@@ -28,6 +32,7 @@ class Geometry:
     load_px: Size
     input: Encoding = RGB8
     target: Encoding = RGB8
+    resize_target: str = "area"
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))

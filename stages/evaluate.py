@@ -18,6 +18,7 @@ from pix2pix.generator import Generator
 from pix2pix.images import pad
 from pix2pix.metrics import PerImage
 from pix2pix.pair_files import PairFiles
+from pix2pix.pair_set import Geometry
 from pix2pix.params import Params
 
 from .console import duration, progress
@@ -30,6 +31,8 @@ METRICS, PER_IMAGE = Path("reports/metrics.json"), Path("reports/per_image.csv")
 GRID, WORST = Path("reports/test_grid.png"), Path("reports/worst.png")
 SHOWN = 6
 BATCH = 8
+# Of fewer images the kernel distance's own noise is as large as what a generator gains.
+FEW = 20
 
 
 def evaluate(params: Params) -> None:
@@ -44,8 +47,15 @@ def evaluate(params: Params) -> None:
     extractor = features.load(params.evaluate.features, params.evaluate.features_path, device)
     test, train = (PairFiles.find(PAIRS / split) for split in ("test", "train"))
     test.refuse_other(source, target, str(GENERATOR))
+    if len(test) < FEW:
+        log.warning(
+            "%d test images say little: their distances, and whose are lower, are chance; "
+            "prepare.test_share makes more",
+            len(test),
+        )
     log.info("measuring %d test images and %d training targets on %s", len(test), len(train), why)
     sizes = {"model": len(test), "input_as_output": len(test), "floor": len(train)}
+    resize_target = Geometry.read(PAIRS / "pairs.json").resize_target
     distances = measurement.Distances(extractor, params.evaluate, len(test), sizes)
     pieces: dict[str, list[PerImage]] = {"model": [], "input_as_output": []}
     with progress(
@@ -63,9 +73,11 @@ def evaluate(params: Params) -> None:
                 distances.add(name, measurement.pictures(outputs, encoding))
             update(done := done + len(inputs))
         for _, targets in train.batches(BATCH):
-            distances.add("floor", measurement.pictures(_at_size(targets, *test.size_px), target))
+            distances.add(
+                "floor", measurement.pictures(_at_size(targets, *test.size_px, resize_target), target)
+            )
             update(done := done + len(targets))
-    measured, baseline = (PerImage.joined(piece) for piece in pieces.values())
+    measured, baseline = (PerImage.joined(pieces[name]) for name in ("model", "input_as_output"))
     found = distances.found()
     report = {
         "images": len(test),
@@ -82,9 +94,9 @@ def evaluate(params: Params) -> None:
     log.info("measured %d test images in %s; see %s", len(test), duration(time.monotonic() - started), GRID)
 
 
-def _at_size(targets: Samples, height: int, width: int) -> Samples:
-    """Training targets are stored larger; as a yardstick they must have the test images' size."""
-    resized = [images.resize(target.transpose(1, 2, 0), height, width, "area") for target in targets]
+def _at_size(targets: Samples, height: int, width: int, method: str) -> Samples:
+    """Training targets are stored larger; as a yardstick they must be of the test images' size and kind."""
+    resized = [images.resize(target.transpose(1, 2, 0), height, width, method) for target in targets]
     return np.stack(resized).transpose(0, 3, 1, 2)
 
 

@@ -171,6 +171,7 @@ def _put_in_place(unfinished: Path, params: Params, recipe: Recipe) -> None:
             load_px=params.prepare.load_px,
             input=recipe.input,
             target=recipe.target,
+            resize_target=params.prepare.resize_target,
         ).write(folder / "pairs.json")
     shutil.rmtree(unfinished)
 

@@ -260,6 +260,16 @@ def test_evaluation_takes_pairs_of_any_size_and_crops_exactly(rgb8: tuple[Genera
         assert np.abs(outputs[1].transpose(1, 2, 0).astype(int) - expected).max() <= 1
 
 
+def test_the_floor_invents_no_colours_where_targets_have_few() -> None:
+    """Training targets are made as small as the test images in the way in which these came to be."""
+    from stages.evaluate import _at_size
+
+    labels = np.kron(np.random.default_rng(0).integers(0, 2, (1, 3, 12, 12)), np.ones((3, 3))) * 255
+    stored = labels.astype(np.uint8)
+    assert set(np.unique(_at_size(stored, 32, 32, "nearest"))) == {0, 255}
+    assert len(np.unique(_at_size(stored, 32, 32, "bicubic"))) > 2
+
+
 def test_a_generator_of_8_bit_rgb_scales_and_rounds_in_no_more_steps_than_needed(
     rgb8: tuple[Generator, Path],
 ) -> None:

@@ -131,7 +131,14 @@ def test_the_picture_shows_training_pairs(count: int) -> None:
             np.array_equal(picture[y : y + 180, x : x + 180], enlarged)
             for y, x in zip(rows.tolist(), columns.tolist(), strict=True)
         )
-    assert shown == min(6, len(train))
+    assert shown == min(6, len(train.names))
+
+
+@pytest.mark.parametrize("method", ["nearest", "bicubic"])
+def test_how_targets_came_to_their_size_is_kept_for_evaluation(method: str) -> None:
+    write_pairs(40)
+    prepare(params(resize_target=method))
+    assert pair_set.Geometry.read(PAIRS / "pairs.json").resize_target == method
 
 
 def test_the_same_data_gives_the_same_bytes_at_any_time_in_any_place(
