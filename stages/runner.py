@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Timer
 from types import FrameType
 
 from pix2pix.errors import UserError, plain
@@ -36,8 +37,31 @@ def run(stage: Callable[[Params], None]) -> None:
     # Libraries speak up for warnings only; what a user should read is said by our own loggers.
     for name in ("alembic", "mlflow", "torch", "onnxscript", "onnx_ir", "urllib3", "PIL"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    asked: list[int] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        # Linux tells of dvc's death once for each of dvc's threads that outlives another, milliseconds apart:
+        # the second must not interrupt what the first has set going. A second Ctrl-C is meant.
+        if signum == signal.SIGTERM:
+            signal.signal(signum, signal.SIG_IGN)
+        asked.append(signum)
+        raise Stopped(signum)
+
+    def again(lost: "sys.UnraisableHookArgs") -> None:
+        # Nothing passes out of a destructor or a weak reference's callback: it is raised anew a moment later.
+        if not isinstance(lost.exc_value, Stopped):
+            sys.__unraisablehook__(lost)
+            return
+        signum = lost.exc_value.signum
+        if signal.getsignal(signum) == signal.SIG_IGN:
+            signal.signal(signum, stop)
+        timer = Timer(0.05, os.kill, (os.getpid(), signum))
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = again
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _raise_stopped)
+        signal.signal(signum, stop)
     status = 1
     try:
         stage(load())
@@ -45,10 +69,14 @@ def run(stage: Callable[[Params], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         status = error.exit_status
-    except Stopped as stopped:
-        how = "interrupted" if stopped.signum == signal.SIGINT else "stopped"
+    except (Stopped, Exception) as error:
+        # A library that is interrupted half-way, in its imports say, may make an error of its own of it.
+        ended_by = error.signum if isinstance(error, Stopped) else next(iter(asked), None)
+        if ended_by is None:
+            raise
+        how = "interrupted" if ended_by == signal.SIGINT else "stopped"
         print(f"{_name(stage)}: {how}", file=sys.stderr, flush=True)
-        status = 128 + stopped.signum
+        status = 128 + ended_by
     finally:
         # dvc turns every status into 255; whoever started it may want to know ours.
         if path := os.environ.get(OUTCOME_VARIABLE):
@@ -61,14 +89,6 @@ def run(stage: Callable[[Params], None]) -> None:
 
 def _name(stage: Callable[[Params], None]) -> str:
     return stage.__module__.rpartition(".")[2] if stage.__module__ != "__main__" else stage.__name__
-
-
-def _raise_stopped(signum: int, frame: FrameType | None) -> None:
-    # Linux tells of dvc's death once for each of dvc's threads that outlives another, milliseconds apart: the
-    # second must not interrupt what the first has set going. A second Ctrl-C is meant.
-    if signum == signal.SIGTERM:
-        signal.signal(signum, signal.SIG_IGN)
-    raise Stopped(signum)
 
 
 class _LineHandler(logging.Handler):

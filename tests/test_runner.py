@@ -34,6 +34,28 @@ STAGES = {
         "        print('begun', flush=True)\n"
         "        exec('while True: signal.pause()')"
     ),
+    # As SQLAlchemy does in callbacks of weak references.
+    "is in a destructor": (
+        "import signal\n"
+        "class Last:\n"
+        "    def __del__(self):\n"
+        "        print('begun', flush=True)\n"
+        "        signal.pause()\n"
+        "def stage(params):\n"
+        "    Last()\n"
+        "    print('goes on', flush=True)\n"
+        "    signal.pause()"
+    ),
+    # As torch's exporter, whose imports are interrupted.
+    "turns it into an error": (
+        "import signal\n"
+        "def stage(params):\n"
+        "    try:\n"
+        "        print('begun', flush=True)\n"
+        "        signal.pause()\n"
+        "    except BaseException:\n"
+        "        raise RuntimeError('a module has no attribute') from None"
+    ),
     "clears up": (
         "import signal, time\n"
         "def stage(params):\n"
@@ -157,6 +179,37 @@ def test_a_stopped_stage_leaves_nothing_half_written(
     assert ended(process) == (status, "", line)
     assert [path.name for path in Path().iterdir()] == ["params.yaml"]
     assert (tmp_path / "outcome").read_text() == str(status)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "line"),
+    [(signal.SIGTERM, 143, "stage: stopped\n"), (signal.SIGINT, 130, "stage: interrupted\n")],
+    ids=["SIGTERM", "SIGINT"],
+)
+def test_an_error_that_an_interruption_became_is_the_interruption(
+    tmp_path: Path, sent: signal.Signals, status: int, line: str
+) -> None:
+    process = start("turns it into an error", tmp_path / "outcome")
+    assert process.stdout
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(sent)
+    assert ended(process) == (status, "", line)
+    assert (tmp_path / "outcome").read_text() == str(status)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "line"),
+    [(signal.SIGTERM, 143, "stage: stopped\n"), (signal.SIGINT, 130, "stage: interrupted\n")],
+    ids=["SIGTERM", "SIGINT"],
+)
+def test_an_interruption_within_a_destructor_is_not_lost(
+    tmp_path: Path, sent: signal.Signals, status: int, line: str
+) -> None:
+    process = start("is in a destructor", tmp_path / "outcome")
+    assert process.stdout
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(sent)
+    assert ended(process) == (status, "goes on\n", line)
 
 
 def test_sigterm_again_does_not_interrupt_the_clearing_up(tmp_path: Path) -> None:
