@@ -169,7 +169,9 @@ def compare(
     level = (high - low) / 65535 if target.dtype == "float32" else 1
     counted_from = noise_levels(target)
     pixels = differing = largest = 0
-    for piece in map(np.ascontiguousarray, pieces):
+    for images in pieces:
+        # A copy: what Pillow gives may not be written to, of which torch warns.
+        piece = np.array(images, order="C")
         ours = exported.run([OUTPUT], {INPUT: piece})[0].astype(np.float64)
         theirs = reference(torch.from_numpy(piece)).numpy().astype(np.float64)
         difference = np.abs(ours - theirs) / level

@@ -51,6 +51,14 @@ def test_onnx_gives_pytorchs_pixels_at_any_batch_and_size(
     assert parity.differing_share < 1e-3
 
 
+@pytest.mark.filterwarnings("error")
+def test_images_that_may_not_be_written_to_are_compared_without_a_word(exported: Path) -> None:
+    """As those that Pillow gives; torch warns of them."""
+    images = pixels(1, 32, 32)
+    images.flags.writeable = False
+    assert compare(session(exported), tiny(), [images]).max_level_difference <= 1
+
+
 @pytest.mark.parametrize(
     "choices", [{"upsample": "resize"}, {"architecture": "encoder-decoder"}, {"norm": "batch"}], ids=str
 )
