@@ -74,6 +74,9 @@ def run(stage: Callable[[Params], None]) -> None:
         ended_by = error.signum if isinstance(error, Stopped) else next(iter(asked), None)
         if ended_by is None:
             raise
+        if ended_by == signal.SIGTERM:
+            # Heard by whoever raised this, or here: another one is not to end what is left of the ending.
+            signal.signal(ended_by, signal.SIG_IGN)
         how = "interrupted" if ended_by == signal.SIGINT else "stopped"
         print(f"{_name(stage)}: {how}", file=sys.stderr, flush=True)
         status = 128 + ended_by

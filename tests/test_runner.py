@@ -56,6 +56,17 @@ STAGES = {
         "    except BaseException:\n"
         "        raise RuntimeError('a module has no attribute') from None"
     ),
+    # As training does, which writes its checkpoint before it ends.
+    "ends by itself": (
+        "import atexit, os, signal\n"
+        "from stages.runner import Stopped\n"
+        "def again():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('ended', flush=True)\n"
+        "def stage(params):\n"
+        "    atexit.register(again)\n"
+        "    raise Stopped(signal.SIGTERM)"
+    ),
     "clears up": (
         "import signal, time\n"
         "def stage(params):\n"
@@ -210,6 +221,11 @@ def test_an_interruption_within_a_destructor_is_not_lost(
     assert process.stdout.readline() == "begun\n"
     process.send_signal(sent)
     assert ended(process) == (status, "goes on\n", line)
+
+
+def test_sigterm_again_does_not_change_how_a_stage_ends(tmp_path: Path) -> None:
+    """While Python itself ends, whose default would be to die of it."""
+    assert ended(start("ends by itself", tmp_path / "outcome")) == (143, "ended\n", "stage: stopped\n")
 
 
 def test_sigterm_again_does_not_interrupt_the_clearing_up(tmp_path: Path) -> None:
