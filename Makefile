@@ -2,7 +2,7 @@
 # make test    the whole test suite          make lint    formatting, lint, types, Dockerfile
 # make chaos   plugs pulled out of scheduled runs, every one at every stage; some ten minutes
 # make fuzz    readers of strangers' files against changed bytes: FUZZ_SECONDS each, 600 unless told
-# make ui      the MLflow page on port 5000  make clean   stale checkpoints and caches of tools
+# make ui      the MLflow page on MLFLOW_PORT  make clean   stale checkpoints and caches of tools
 # make servers MLflow, Prefect and a worker for scheduled retraining; other ports: MLFLOW_PORT, PREFECT_PORT;
 #              PIX2PIX_WEBHOOK: a chat that is told of failed runs
 SHELL := /bin/bash
@@ -37,11 +37,11 @@ fuzz: $(VENV)/.installed
 lint: $(VENV)/.installed
 	@ruff format --check . && ruff check . && mypy && hadolint Dockerfile
 
-ui: $(VENV)/.installed
-	@pix2pix ui
-
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
+ui: $(VENV)/.installed
+	@pix2pix ui --port $(MLFLOW_PORT)
+
 servers: export MLFLOW_PORT := $(MLFLOW_PORT)
 servers: export PREFECT_PORT := $(PREFECT_PORT)
 servers: export MLFLOW_TRACKING_URI := http://127.0.0.1:$(MLFLOW_PORT)
