@@ -129,6 +129,40 @@ def test_satellite_to_depth_keeps_16_bits_seven_channels_and_floats_to_the_end()
         remeasurement.measure(given.evaluate, Path("models/generator.onnx"))
 
 
+def test_a_file_that_gives_other_pixels_than_pytorch_is_not_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw("A", 3, "uint8", 255, ".png")
+    raw("B", 3, "uint8", 255, ".png")
+    given = params()
+    for stage in (prepare, train, export):
+        stage(given)
+    file = Path("models/generator.onnx")
+    before = file.read_bytes(), Path("reports/export.json").read_bytes()
+    # Another generator's file, as an exporter with a flaw would write one.
+    torch.manual_seed(1)
+    onnx_export.export(
+        Path("other.onnx"), Generator(levels=5, channels=2), in_channels=3, opset=20, metadata={}
+    )
+    other = onnx_export.session(Path("other.onnx"))
+    monkeypatch.setattr(onnx_export, "session", lambda path: other)
+    with pytest.raises(UserError, match=r"export: batch_1: ONNX and PyTorch differ on .* was not kept"):
+        export(given)
+    assert (file.read_bytes(), Path("reports/export.json").read_bytes()) == before
+    assert [path.name for path in Path("models").iterdir() if path.name.startswith(".gen")] == []
+
+
+def test_the_largest_file_is_prepares_to_say() -> None:
+    raw("A", 3, "float32", 1, ".npy")
+    raw("B", 3, "uint8", 255, ".png")
+    large = np.zeros((300, 300, 3), np.float32)
+    np.save(Path("data/raw/A/000.npy"), large)
+    prepare(params(max_bad_share=0.1, max_file_mb=1))
+    reason = "has 1 MB, more than prepare.max_file_mb = 1 allows"
+    assert read_json("reports/data.json")["rejects"] == {"A/000.npy": reason}
+    prepare(params(max_bad_share=0.1, max_file_mb=2))
+    reason = "its sides differ in size: A 300×300, B 50×40"
+    assert read_json("reports/data.json")["rejects"] == {"A/000.npy": reason}
+
+
 def test_class_indices_to_16_bit_colour_with_alpha() -> None:
     raw("A", 1, "uint8", 4.99, ".png")
     raw("B", 4, "uint16", 65535, ".png")

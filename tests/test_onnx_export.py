@@ -75,6 +75,14 @@ def test_no_kind_of_generator_holds_the_size_that_it_was_traced_at(
         assert parity.differing_share < 1e-3
 
 
+@pytest.mark.parametrize("opset", [20, 23])
+def test_every_opset_that_params_allows_gives_pytorchs_pixels(tmp_path: Path, opset: int) -> None:
+    file = tmp_path / "generator.onnx"
+    onnx_export.export(file, tiny(), in_channels=3, opset=opset, metadata={})
+    assert [used.version for used in onnx.load(file).opset_import if not used.domain] == [opset]
+    assert compare(session(file), tiny(), [pixels(1, 64, 32)]).max_level_difference <= 1
+
+
 def test_an_image_is_the_same_alone_and_in_a_batch(exported: Path) -> None:
     run, images = session(exported), pixels(4, 64, 64)
     together = run.run(["translated"], {"image": images})[0]

@@ -277,6 +277,8 @@ ABLATIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"gan_loss": "none"}),
     ({}, {"lambda_l1": 0.0}),
     ({}, {"lambda_l1": 10.0}),
+    ({}, {"lr": 1e-3}),
+    ({}, {"beta1": 0.9}),
 ]
 
 
