@@ -18,7 +18,7 @@ from pix2pix.decoding import Samples
 from pix2pix.encoding import Encoding
 from pix2pix.errors import UserError
 from pix2pix.files import sha256_file, sha256_json
-from pix2pix.params import Params
+from pix2pix.params import PARAMS_FILE, Params
 from pix2pix.translator import Translator
 
 from . import delivery, gate, lineage, promotion, tracking
@@ -82,7 +82,7 @@ def register(
     data = tracking.read_json(REPORTS / "data.json")
     name, digest = params.registry.model_name, sha256_file(tracking.there(EXPORTED))
     export = tracking.read_json(REPORTS / "export.json")
-    _refuse_mixture(metrics, export, digest)
+    _refuse_mixture(params, metrics, export, digest)
     with tracking.reachable() as mlflow:
         client = mlflow.MlflowClient()
         run_id = tracking.run_of(mlflow, params, metrics["weights_sha256"], data)
@@ -134,13 +134,31 @@ def _may_promote() -> bool:
     return value == "auto"
 
 
-def _refuse_mixture(metrics: Mapping[str, Any], export: Mapping[str, Any], onnx_sha256: str) -> None:
-    """Raises UserError where the measured, the exported and the present generator are not the same."""
+def _refuse_mixture(
+    params: Params, metrics: Mapping[str, Any], export: Mapping[str, Any], onnx_sha256: str
+) -> None:
+    """Raises UserError where the described, measured, exported and present generator are not the same."""
+    made = export["metadata"]
     if export["onnx_sha256"] != onnx_sha256:
         raise UserError(f"{EXPORTED}: is not the file of {REPORTS / 'export.json'}; `dvc repro` mends it")
-    if export["metadata"]["weights_sha256"] != metrics["weights_sha256"]:
+    if made["weights_sha256"] != metrics["weights_sha256"]:
         raise UserError(
             f"{REPORTS / 'metrics.json'}: measures other weights than {EXPORTED} holds; `dvc repro` mends it"
+        )
+    # Else it would be registered as what params.yaml names by now.
+    for key, asked, found in (
+        ("name", params.dataset.name, made["dataset"]),
+        ("direction", params.dataset.direction, made["direction"]),
+    ):
+        if asked != found:
+            raise UserError(
+                f"{PARAMS_FILE}: dataset.{key} = {asked!r}: {EXPORTED} is of {found!r}; `dvc repro` mends it"
+            )
+    # As stages/train.py digests them; imported weights do not say what they were trained with.
+    recipe = sha256_json(params.model_dump(mode="json", include={"model", "train"}))
+    if made["params_sha256"] not in ("", recipe):
+        raise UserError(
+            f"{PARAMS_FILE}: model and train are not what {EXPORTED} was trained with; `dvc repro` mends it"
         )
 
 

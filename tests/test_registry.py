@@ -474,6 +474,39 @@ def test_measured_and_exported_weights_must_be_the_same(project: Project, store:
     assert runs() == []
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"dataset": {"name": "facades"}},
+            "dataset.name = 'facades': models/generator.onnx is of 'embedded'",
+        ),
+        (
+            {"dataset": {"direction": "AtoB"}},
+            "dataset.direction = 'AtoB': models/generator.onnx is of 'BtoA'",
+        ),
+        ({"train": {"epochs": 11}}, "model and train are not what models/generator.onnx was trained with"),
+        ({"model": {"norm": "batch"}}, "model and train are not what models/generator.onnx was trained with"),
+    ],
+)
+def test_a_generator_of_other_parameters_is_not_registered_as_one_of_these(
+    project: Project, store: Path, changed: dict[str, Any], said: str
+) -> None:
+    """A preset was laid, and no `dvc repro` followed."""
+    project.make("a", 0.2)
+    with pytest.raises(UserError) as caught:
+        registry.register(project.params(**changed, registry={"model_name": "other"}), "# card")
+    assert str(caught.value) == f"params.yaml: {said}; `dvc repro` mends it"
+    assert (versions(), runs()) == ([], [])
+
+
+def test_imported_weights_are_registered_whatever_the_training_would_be(
+    project: Project, store: Path
+) -> None:
+    project.make("a", 0.2, imported=True)
+    assert registry.register(project.params(train={"epochs": 11}), "# card").version == "1"
+
+
 def test_no_server_is_one_line_that_names_it(
     project: Project, no_server: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
