@@ -172,9 +172,7 @@ def version_of(client: Any, name: str, onnx_sha256: str) -> str | None:
 def _update(client: Any, name: str, version: str, metrics: Mapping[str, Any], card: str) -> None:
     """The same file may have been measured anew, by other features or on other pairs."""
     known = client.get_model_version(name, version)
-    # dvc writes the lock after the stage that registered; the call after dvc sees the final one.
-    lock = {key: value for key, value in lineage.tags().items() if key == "dvc_lock_sha256"}
-    tags = {"split_sha256": metrics["split_sha256"], "metrics": _compact(metrics), **lock}
+    tags = {"split_sha256": metrics["split_sha256"], "metrics": _compact(metrics)}
     for key, value in tags.items():
         if known.tags.get(key) != value:
             client.set_model_version_tag(name, version, key, value)
