@@ -109,8 +109,15 @@ def of_the_user() -> list[str]:
     ours = (f"refs/heads/{BRANCHES}/*", f"refs/remotes/*/{BRANCHES}/*", f"{PINS}/*")
     what = ("*dvc.lock", "*dvc.yaml", "*.dvc")
     excluded = [f"--exclude={pattern}" for pattern in ours]
-    listed = git(lineage.home(), "log", "--format=%H", "--full-history", *excluded, "--all", "--", *what)
-    return listed.splitlines()
+    every = ["log", "--format=%H", "--full-history", *excluded, "--all", *_stashes(), "--", *what]
+    return git(lineage.home(), *every).splitlines()
+
+
+def _stashes() -> list[str]:
+    """All of them: only the newest has a ref, the others are in its log."""
+    with suppress(subprocess.CalledProcessError):
+        return git(lineage.home(), "log", "--walk-reflogs", "--format=%H", "refs/stash", "--").splitlines()
+    return []
 
 
 def chain(commits: Iterable[str]) -> tuple[str, int]:
