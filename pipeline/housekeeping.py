@@ -33,7 +33,7 @@ from pix2pix.errors import UserError
 from . import champions, commits, lineage, promotion, reproduce, tracking, workspace
 from .commits import COMMIT_TAG
 from .promotion import Standing
-from .registry import HELD, WARM_START_TAG
+from .registry import HELD, WARM_START_TAG, model_id_of
 from .workspace import Standstill, Workspace
 
 log = logging.getLogger(__name__)
@@ -251,7 +251,7 @@ def _size(client: Any, version: Any) -> int:
         listed = client.list_logged_model_artifacts(model_id, path)
         return sum(below(entry.path) if entry.is_dir else entry.file_size or 0 for entry in listed)
 
-    model_id = _model_id(version)
+    model_id = model_id_of(version)
     try:
         return below(None) if model_id else 0
     except MlflowException as error:
@@ -271,17 +271,11 @@ def _remove_versions(name: str, dropped: Iterable[Any], keep: int) -> None:
                 log.warning("%s version %s is needed by now and stays", name, version.version)
                 continue
             client.delete_model_version(name, version.version)
-            model_id = _model_id(version)
+            model_id = model_id_of(version)
             # A version may be a copy of another and share its files.
             in_use = {other.source for other in kept}
             if model_id and not {version.source, f"models:/{name}/{version.version}"} & in_use:
                 _remove_files(client, name, version, model_id)
-
-
-def _model_id(version: Any) -> str:
-    """Of the logged model that holds its files; empty for a version that holds none of its own."""
-    found = re.fullmatch(r"models:/(m-[^/]+)", version.source or "")
-    return found[1] if found else ""
 
 
 def _remove_files(client: Any, name: str, version: Any, model_id: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -74,8 +75,9 @@ def register(
             None is as PIX2PIX_PROMOTE says.
 
     Raises:
-        UserError: the store cannot be reached, an earlier stage has not run, the champion had to be
-            measured again and could not be, or PIX2PIX_PROMOTE is neither auto nor never.
+        UserError: the store cannot be reached or has lost the version's file, an earlier stage has not run,
+            the champion had to be measured again and could not be, or PIX2PIX_PROMOTE is neither auto nor
+            never.
     """
     promote = _may_promote() if promote is None else promote
     metrics = tracking.read_json(REPORTS / "metrics.json")
@@ -93,6 +95,7 @@ def register(
             tags = _tags(params, metrics, export)
             version = _create(mlflow, name, run_id, tags, card)
         else:
+            _refuse_lost(client, name, version)
             _update(client, name, version, metrics, card)
         candidate = _Candidate(client, name, version, metrics, gate.Policy.of(params.registry), measure)
         done = _judge(candidate)
@@ -167,6 +170,36 @@ def version_of(client: Any, name: str, onnx_sha256: str) -> str | None:
     # The name is compared here: MLflow's filters know no escape for an apostrophe.
     found = client.search_model_versions(f"tags.onnx_sha256 = '{onnx_sha256}'")
     return next((str(version.version) for version in found if version.name == name), None)
+
+
+def model_id_of(version: Any) -> str:
+    """Of the logged model that holds a version's files; empty for a version that holds none of its own."""
+    found = re.fullmatch(r"models:/(m-[^/]+)", version.source or "")
+    return found[1] if found else ""
+
+
+def _refuse_lost(client: Any, name: str, number: str) -> None:
+    """Raises UserError where the store knows the version and has its file no more."""
+    from mlflow.exceptions import MlflowException
+
+    model_id = model_id_of(client.get_model_version(name, number))
+    if not model_id:
+        return
+    place, files = tracking.store_name(), []
+    try:
+        place = client.get_logged_model(model_id).artifact_location
+        files = client.list_logged_model_artifacts(model_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+    if any(file.path.endswith(".onnx") for file in files):
+        return
+    remedy = f"delete version {number} in MLflow (`make ui`), then `pix2pix register`"
+    database = tracking.database()
+    if database and place.startswith("file:") and not place.startswith(f"{database.parent.as_uri()}/"):
+        # MLflow's addresses are absolute.
+        remedy = f"move the folder back, or delete {database}, then `pix2pix register`"
+    raise UserError(f"{name} version {number}: its file is gone from {place}; {remedy}")
 
 
 def _update(client: Any, name: str, version: str, metrics: Mapping[str, Any], card: str) -> None:

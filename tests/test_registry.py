@@ -152,6 +152,45 @@ def test_a_deleted_store_is_made_again_from_the_files(
     assert delivery.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
 
 
+def test_a_version_whose_file_the_store_has_lost_is_refused_and_registered_anew_once_it_is_deleted(
+    project: Project, store: Path
+) -> None:
+    project.make("a", 0.2)
+    register(project)
+    shutil.rmtree(store.parent / "mlartifacts")
+    line = refused(project)
+    assert line.startswith(
+        f"{MODEL_NAME} version 1: its file is gone from {store.parent.as_uri()}/mlartifacts/"
+    )
+    assert line.endswith("; delete version 1 in MLflow (`make ui`), then `pix2pix register`")
+    client().delete_model_version(MODEL_NAME, "1")
+    again = register(project)
+    assert (again.version, again.alias, again.created) == ("2", "champion", True)
+    assert delivery.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
+
+
+def test_a_store_that_was_moved_is_refused_and_made_again_from_the_files(
+    project: Project, store: Path, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.make("a", 0.2)
+    register(project)
+    before, moved = (store.parent / "mlartifacts").as_uri(), tmp_path / "moved" / "mlflow.db"
+    moved.parent.mkdir()
+    shutil.move(store.parent / "mlartifacts", moved.parent)
+    shutil.copyfile(store, moved)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved}")
+    line = refused(project)
+    assert line.startswith(f"{MODEL_NAME} version 1: its file is gone from {before}/")
+    assert line.endswith(f"; move the folder back, or delete {moved}, then `pix2pix register`")
+    # As if deleted: MLflow keeps the old file open.
+    new = moved.with_name("new.db")
+    shutil.copyfile(empty_database, new)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{new}")
+    assert register(project).created
+    assert delivery.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
+    assert not (tmp_path / "mlartifacts").exists()
+
+
 def test_a_tracked_training_gets_the_version_and_keeps_its_end(project: Project, store: Path) -> None:
     project.make("a", 0.2)
     with tracking.training_run(project.params(), "f1", {"train": digest("train pairs")}) as tracked:
