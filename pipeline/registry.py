@@ -35,6 +35,8 @@ PROMOTE_VARIABLE = "PIX2PIX_PROMOTE"
 # What became of a version, in its tag decision_kind, beside the gate's own kinds.
 HELD, DECLINED = "held", "declined"
 WARM_START_TAG = "warm_start"
+# What a file says of where its weights come from.
+ORIGIN = ("data_sha256", "params_sha256", "code_sha256", tracking.IMPORTED_TAG)
 # Measures an ONNX file on the test split of today: the keys images, split_sha256, features and model.
 Measure = Callable[[Path], Mapping[str, Any]]
 
@@ -87,7 +89,7 @@ def register(
     _refuse_mixture(params, metrics, export, digest)
     with tracking.reachable() as mlflow:
         client = mlflow.MlflowClient()
-        run_id = tracking.run_of(mlflow, params, metrics["weights_sha256"], data)
+        run_id = tracking.run_of(mlflow, params, metrics["weights_sha256"], data, _imported(export))
         tracking.record_evaluation(mlflow, run_id, metrics)
         version = version_of(client, name, digest)
         created = version is None
@@ -213,16 +215,23 @@ def _update(client: Any, name: str, version: str, metrics: Mapping[str, Any], ca
         client.update_model_version(name, version, description=card)
 
 
+def _imported(export: Mapping[str, Any]) -> str:
+    """The digest of the file that the weights were imported from; empty where they were trained here."""
+    imported: str = export["metadata"][tracking.IMPORTED_TAG]
+    return imported
+
+
 def _tags(params: Params, metrics: Mapping[str, Any], export: Mapping[str, Any]) -> dict[str, str]:
+    start = params.train.warm_start
     return {
         **lineage.tags(),
         "onnx_sha256": export["onnx_sha256"],
         "weights_sha256": metrics["weights_sha256"],
         "split_sha256": metrics["split_sha256"],
         # As the file itself says, so that one finds the other.
-        **{key: export["metadata"][key] for key in ("data_sha256", "params_sha256", "code_sha256")},
+        **{key: export["metadata"][key] for key in ORIGIN if export["metadata"][key]},
         # The generator that the training began with: without its file it cannot be made again.
-        **({WARM_START_TAG: params.train.warm_start} if params.train.warm_start else {}),
+        **({WARM_START_TAG: start} if start and not _imported(export) else {}),
         "dataset": params.dataset.name,
         "direction": params.dataset.direction,
         # What the gate needs of a champion whose files are no longer here.

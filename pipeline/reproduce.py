@@ -220,9 +220,14 @@ def _make(made: Workspace, wanted: Wanted, tell: Tell) -> str:
     """Train and export; the data may be restored. What is proven is put into the cache.
 
     Raises:
-        UserError: the data is another, or the file that came out is.
+        UserError: the data is another, or the file that came out is; or nothing was trained.
         StageFailed: as `reproduce`.
     """
+    if imported := wanted.tags.get(tracking.IMPORTED_TAG):
+        raise UserError(
+            f"{wanted}: has imported weights (SHA-256 {imported[:12]}), which no training makes; "
+            "`pix2pix import` takes them in again"
+        )
     begun, has_results = monotonic(), _has_results(wanted)
     _set_apart(made)
     graph = made.graph(EXPORT)

@@ -474,7 +474,6 @@ def test_the_signature_is_named_pixels(champion: Project) -> None:
         "reports/losses.csv",
         "reports/validation.csv",
         "reports/test_grid.png",
-        "reports/per_image.csv",
         "models/generator.onnx",
         "data/pairs/test/input",
     ],
@@ -488,6 +487,16 @@ def test_a_missing_file_is_one_line_and_leaves_no_version(
     assert refused(project) == f"{missing}: not there yet; `dvc repro` makes it"
     assert versions() == []
     assert {run.info.status for run in runs()} <= {"FINISHED"}
+
+
+def test_what_the_stage_does_not_depend_on_may_be_missing(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    for name in ("per_image.csv", "data.png"):
+        (project.folder / "reports" / name).unlink()
+    assert register(project).created
+    (run,) = runs()
+    shown = {file.path for file in client().list_artifacts(run.info.run_id, "evaluation")}
+    assert "evaluation/worst.png" in shown and "evaluation/data.png" not in shown
 
 
 def test_a_registration_that_was_stopped_is_completed_with_the_same_run(
@@ -539,11 +548,21 @@ def test_a_generator_of_other_parameters_is_not_registered_as_one_of_these(
     assert (versions(), runs()) == ([], [])
 
 
-def test_imported_weights_are_registered_whatever_the_training_would_be(
+def test_imported_weights_are_registered_whatever_the_training_would_be_and_without_one(
     project: Project, store: Path
 ) -> None:
     project.make("a", 0.2, imported=True)
-    assert registry.register(project.params(train={"epochs": 11}), "# card").version == "1"
+    params = project.params(train={"epochs": 11, "warm_start": "ab" * 32})
+    assert registry.register(params, "# card").version == "1"
+    (run,) = runs()
+    version = client().get_model_version(MODEL_NAME, "1")
+    for tags in (run.data.tags, version.tags):
+        assert tags["imported_sha256"] == digest("latest_net_G.pth")
+        assert not {"data_sha256", "params_sha256", "code_sha256", "warm_start", "rebuilt_from"} & set(tags)
+    assert {key.partition(".")[0] for key in run.data.params} == {
+        "dataset", "prepare", "evaluate", "export", "registry", "run",
+    }  # fmt: skip
+    assert run.inputs.dataset_inputs == []
 
 
 def test_no_server_is_one_line_that_names_it(

@@ -215,6 +215,13 @@ def test_what_cannot_be_made_again_is_refused_before_anything(
         reproduce.reproduce(MODEL_NAME, version, to, False, pytest.fail)
 
 
+def test_imported_weights_are_restored_and_never_trained(retrained: Retrained) -> None:
+    retrained.register({**retrained.tags[0], "imported_sha256": "ab" * 32})
+    assert "restored from the cache" in retrained.pix2pix("reproduce", "1").stdout
+    said = refusal(retrained.pix2pix("reproduce", "1", "--rerun"))
+    assert said.startswith(f"error: {MODEL_NAME} version 1: has imported weights (SHA-256 abababababab), ")
+
+
 def test_without_an_answer_of_the_registry_nothing_is_made(retrained: Retrained, no_server: str) -> None:
     with pytest.raises(UserError, match=f"MLflow at {no_server} does not answer"):
         reproduce.reproduce(MODEL_NAME, "1", None, False, pytest.fail)
