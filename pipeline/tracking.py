@@ -1,6 +1,7 @@
 """MLflow runs: a view of what the files say. Training goes on without a server; registering does not."""
 
 import csv
+import errno
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from pix2pix.errors import UserError
@@ -84,8 +85,13 @@ def connect() -> Any:
     """The mlflow module, pointed at the store. Imported here: it takes seconds to load."""
     import mlflow
 
-    # A store that does not answer is said in one line, ours; these would say it again for every try.
-    for name in ("urllib3.connectionpool", "mlflow.system_metrics.system_metrics_monitor"):
+    # A store that does not answer is said in one line, ours; these would say it again for every try, or with
+    # a traceback.
+    for name in (
+        "urllib3.connectionpool",
+        "mlflow.system_metrics.system_metrics_monitor",
+        "mlflow.store.db.utils",
+    ):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     make_database()
     mlflow.set_tracking_uri(store_uri())
@@ -118,6 +124,7 @@ def reachable() -> Iterator[Any]:
 
     Raises:
         Unreachable: the server does not answer, the database cannot be opened, the address is none.
+        UserError: a disk is full or read-only.
     """
     mlflow = connect()
     try:
@@ -128,6 +135,12 @@ def reachable() -> Iterator[Any]:
     try:
         yield mlflow
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            # The store's disk, or that of the files which MLflow makes on the way to it.
+            raise UserError(
+                f"MLflow at {store_name()} cannot be written ({error.strerror}); make room on its disk "
+                f"and in {gettempdir()}, and run it again"
+            ) from error
         if not _is_lost(error):
             raise
         raise _unusable(error) from error
