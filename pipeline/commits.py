@@ -1,6 +1,5 @@
 """Git as the pipeline uses it: commits that are read where they are, and refs; no tree is touched."""
 
-import hashlib
 import json
 import os
 import re
@@ -16,6 +15,8 @@ from . import lineage
 BRANCHES = "retrain"
 # Of a version: the commit that it was made from.
 COMMIT_TAG = "retrain_commit"
+# What a commit says of the ONNX file that its dvc.lock has.
+EXPORT_REPORT = Path("reports/export.json")
 # Hold the commits of kept versions, should their branch be deleted or rewritten.
 PINS = "refs/pix2pix/kept"
 
@@ -65,17 +66,21 @@ def exists(commit: str) -> bool:
     return True
 
 
-def with_lock(sha256: str) -> str | None:
-    """The newest commit of any branch whose dvc.lock has this digest; None where there is none."""
-    home = lineage.home()
+def with_results(onnx_sha256: str) -> str | None:
+    """The newest commit of any branch that brought the report of an ONNX file; None where there is none."""
+    found = ["log", "--all", "--format=%H", f"-S{onnx_sha256}", "--", EXPORT_REPORT.as_posix()]
     with suppress(subprocess.CalledProcessError):
-        for commit in git(home, "log", "--all", "--format=%H", "--", "dvc.lock").splitlines():
-            # A commit may also have removed it.
-            with suppress(subprocess.CalledProcessError):
-                content = git_bytes(home, "cat-file", "blob", f"{commit}:./dvc.lock")
-                if hashlib.sha256(content).hexdigest() == sha256:
-                    return commit
+        for commit in git(lineage.home(), *found).splitlines():
+            # Or it took it away.
+            if exported_by(commit) == onnx_sha256:
+                return commit
     return None
+
+
+def exported_by(commit: str) -> str | None:
+    """The digest of the ONNX file that a commit's report describes; None where it has none."""
+    report = read_json(commit, EXPORT_REPORT)
+    return report.get("onnx_sha256") if isinstance(report, dict) else None
 
 
 def read_json(commit: str, file: Path) -> Any:
@@ -104,8 +109,15 @@ def of_the_user() -> list[str]:
     ours = (f"refs/heads/{BRANCHES}/*", f"refs/remotes/*/{BRANCHES}/*", f"{PINS}/*")
     what = ("*dvc.lock", "*dvc.yaml", "*.dvc")
     excluded = [f"--exclude={pattern}" for pattern in ours]
-    listed = git(lineage.home(), "log", "--format=%H", "--full-history", *excluded, "--all", "--", *what)
-    return listed.splitlines()
+    every = ["log", "--format=%H", "--full-history", *excluded, "--all", *_stashes(), "--", *what]
+    return git(lineage.home(), *every).splitlines()
+
+
+def _stashes() -> list[str]:
+    """All of them: only the newest has a ref, the others are in its log."""
+    with suppress(subprocess.CalledProcessError):
+        return git(lineage.home(), "log", "--walk-reflogs", "--format=%H", "refs/stash", "--").splitlines()
+    return []
 
 
 def chain(commits: Iterable[str]) -> tuple[str, int]:

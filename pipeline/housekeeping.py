@@ -15,6 +15,7 @@ a run is in progress only what no run can use goes.
 """
 
 import json
+import logging
 import re
 import shutil
 import time
@@ -32,8 +33,10 @@ from pix2pix.errors import UserError
 from . import champions, commits, lineage, promotion, reproduce, tracking, workspace
 from .commits import COMMIT_TAG
 from .promotion import Standing
-from .registry import HELD, WARM_START_TAG
+from .registry import HELD, WARM_START_TAG, model_id_of
 from .workspace import Standstill, Workspace
+
+log = logging.getLogger(__name__)
 
 # A scheduled run that was killed goes on from its checkpoint the next time, which may be next week.
 STALE_DAYS = 14
@@ -103,17 +106,32 @@ def _survey(name: str, keep: int, still: Standstill) -> tuple[set[str], list[_Ki
     known = {commit for version in kept if (commit := reproduce.commit_of(version.tags))}
     # Of a team's versions this clone has its own commits only.
     needed = {commit for commit in known if commits.exists(commit)}
+    unheld = [f"{version.name} version {version.version}" for version in kept if _is_unheld(version.tags)]
     unneeded = commits.pinned() - needed
     stale = _stale_checkpoints()
     busy = f"a run is in progress ({still.living[0].name})" if still.living else ""
+    lost = (
+        f"no commit here has the results of {unheld[0]}; commit or fetch them, or delete it" if unheld else ""
+    )
     kinds = [
         _kind("crashed runs' worktrees", [_bytes(path) for path in still.crashed], still.remove_crashed),
         _kind("stale checkpoints", [_bytes(path) for path in stale], lambda: _remove_checkpoints(stale)),
-        _kind("MLflow versions", sizes, lambda: _remove_versions(name, dropped, kept), busy),
+        _kind("MLflow versions", sizes, lambda: _remove_versions(name, dropped, keep), busy),
         _kind("commits of no version", [0] * len(unneeded), lambda: commits.unpin(unneeded), busy),
-        _cache(needed, busy),
+        _cache(needed, busy or lost),
     ]
     return needed, kinds
+
+
+def _is_unheld(tags: Mapping[str, str]) -> bool:
+    """Whether a version's files may be in this clone's cache with nothing that names them."""
+    digest = tags.get("onnx_sha256")
+    if not digest or reproduce.with_results(tags):
+        return False
+    # The tree's own are kept, committed or not; another clone's are not here.
+    report = lineage.home() / commits.EXPORT_REPORT
+    is_in_tree = report.exists() and tracking.read_json(report).get("onnx_sha256") == digest
+    return not is_in_tree and commits.exists(tags.get("git_commit", "HEAD"))
 
 
 def _kind(name: str, sizes: Sequence[int], remove: Callable[[], None], skipped: str = "") -> _Kind:
@@ -233,7 +251,7 @@ def _size(client: Any, version: Any) -> int:
         listed = client.list_logged_model_artifacts(model_id, path)
         return sum(below(entry.path) if entry.is_dir else entry.file_size or 0 for entry in listed)
 
-    model_id = _model_id(version)
+    model_id = model_id_of(version)
     try:
         return below(None) if model_id else 0
     except MlflowException as error:
@@ -242,23 +260,22 @@ def _size(client: Any, version: Any) -> int:
         return 0
 
 
-def _remove_versions(name: str, dropped: Iterable[Any], kept: Iterable[Any]) -> None:
+def _remove_versions(name: str, dropped: Iterable[Any], keep: int) -> None:
     """The versions with their files; their runs stay, whose curves later ones are set against."""
-    # A version may be a copy of another and share its files.
-    in_use = {version.source for version in kept}
     with tracking.reachable() as mlflow:
         client = mlflow.MlflowClient()
         for version in dropped:
+            # A team's registry goes on meanwhile: it may have become champion.
+            kept, still = _versions(client, name, keep)
+            if version.version not in {other.version for other in still}:
+                log.warning("%s version %s is needed by now and stays", name, version.version)
+                continue
             client.delete_model_version(name, version.version)
-            model_id = _model_id(version)
+            model_id = model_id_of(version)
+            # A version may be a copy of another and share its files.
+            in_use = {other.source for other in kept}
             if model_id and not {version.source, f"models:/{name}/{version.version}"} & in_use:
                 _remove_files(client, name, version, model_id)
-
-
-def _model_id(version: Any) -> str:
-    """Of the logged model that holds its files; empty for a version that holds none of its own."""
-    found = re.fullmatch(r"models:/(m-[^/]+)", version.source or "")
-    return found[1] if found else ""
 
 
 def _remove_files(client: Any, name: str, version: Any, model_id: str) -> None:

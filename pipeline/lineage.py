@@ -1,4 +1,4 @@
-"""Where a result comes from: the project's home, git, dvc.lock, environment. Observes, decides nothing."""
+"""Where a result comes from: the project's home, git, environment. Observes, decides nothing."""
 
 import os
 import platform
@@ -9,8 +9,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from pix2pix.files import sha256_file, sha256_json
-from pix2pix.params import PARAMS_FILE
+from pix2pix.files import sha256_json
+from pix2pix.params import PARAMS_FILE, read_yaml
 
 
 @cache
@@ -36,7 +36,6 @@ def tags() -> dict[str, str]:
     found = {
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": _dirty(),
-        "dvc_lock_sha256": sha256_file(Path("dvc.lock")) if Path("dvc.lock").exists() else "",
         "environment_sha256": environment_sha256(),
         **machine(),
     }
@@ -73,8 +72,23 @@ def _cpu() -> str:
 
 
 def _dirty() -> str:
-    status = _git("status", "--porcelain", "--untracked-files=no")
+    """Whether anything but results differs from the commit: DVC removes a stage's before it runs."""
+    results = [f":(exclude){path}" for path in ("dvc.lock", *_outputs())]
+    status = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *results)
     return "" if status is None else str(bool(status)).lower()
+
+
+def _outputs() -> list[str]:
+    """What the stages of dvc.yaml write."""
+    file = Path("dvc.yaml")
+    stages = read_yaml(file).get("stages", {}) if file.exists() else {}
+    entries = [
+        entry
+        for stage in stages.values()
+        for kind in ("outs", "metrics", "plots")
+        for entry in stage.get(kind, [])
+    ]
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
 def _git(*arguments: str) -> str | None:

@@ -19,12 +19,14 @@ def write(
     direction = "side A → side B" if dataset.direction == "AtoB" else "side B → side A"
     # As in training; BOX is Pillow's word for the mean over an area.
     resampling = {"nearest": "NEAREST", "area": "BOX", "bicubic": "BICUBIC"}[data["resize_input"]]
-    counts = ", ".join(f"{split['pairs']} {which}" for which, split in data["splits"].items())
+    imported = export["metadata"]["imported_sha256"]
+    # Of imported weights only those are known that they were measured on.
+    known = {which: split for which, split in data["splits"].items() if which == "test" or not imported}
+    counts = ", ".join(f"{split['pairs']} {which}" for which, split in known.items())
     return f"""# {name}
 
-A pix2pix generator (U-Net, conditional GAN + L1; Isola et al. 2017)
-trained on **{dataset.name}**, {direction}, at {data["image_px"]} px. Pixels in, pixels out:
-{_pixels(data)}, any height and width that are multiples of {export["multiple"]};
+A pix2pix generator {_origin(params, imported)} on **{dataset.name}**, {direction}, at {data["image_px"]} px.
+Pixels in, pixels out: {_pixels(data)}, any height and width that are multiples of {export["multiple"]};
 deterministic, and the same alone and in a batch.
 
 | | |
@@ -53,6 +55,18 @@ import mlflow, numpy as np
 """
 
 
+def _origin(params: Params, imported_sha256: str) -> str:
+    """How it came to be, up to the word before the data."""
+    if imported_sha256:
+        weights = f"imported weights, training unknown (file sha256 `{imported_sha256}`)"
+        return f"(U-Net; Isola et al. 2017)\nof {weights},\nmeasured"
+    network = {"unet": "U-Net", "encoder-decoder": "encoder–decoder"}[params.model.architecture]
+    gan = "conditional GAN" if params.model.conditional else "unconditional GAN"
+    losses = [gan] if params.train.gan_loss != "none" else []
+    losses += ["L1"] if params.train.lambda_l1 else []
+    return f"({network}, {' + '.join(losses)}; Isola et al. 2017)\ntrained"
+
+
 def _is_rgb8(data: Mapping[str, Any]) -> bool:
     return {data.get("input", RGB8), data.get("target", RGB8)} == {RGB8}
 
@@ -76,7 +90,7 @@ np.save("output.npy", model.predict({{"image": image[None]}})["translated"][0])"
 
 {load}
 image = Image.open("input.png").convert("RGB")
-# Any size of multiples of {export["multiple"]} will do; this is the one it was trained at.
+# Any size of multiples of {export["multiple"]} will do; this is the one it was measured at.
 image = np.asarray(image.resize(({width or height}, {height}), Image.Resampling.{resampling}))
 Image.fromarray(model.predict({{"image": image[None]}})["translated"][0]).save("output.png")"""
 

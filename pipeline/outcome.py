@@ -13,7 +13,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from pix2pix.errors import UserError
 from pix2pix.params import Params, distance_names
 
-from . import delivery, lineage, promotion, tracking
+from . import commits, delivery, lineage, promotion, tracking
 from .commits import COMMIT_TAG
 from .registry import HELD, Registered, version_of
 from .summary import ROWS
@@ -66,6 +66,8 @@ class Known(NamedTuple):
 def registered(params: Params, root: Path) -> Known | None:
     """The version in the registry that holds the ONNX file which the reports in `root` describe.
 
+    None also for one that a scheduled run has left a commit of and did not live to tell.
+
     Raises:
         UserError: the store cannot be reached.
     """
@@ -79,8 +81,11 @@ def registered(params: Params, root: Path) -> Known | None:
         version = version_of(client, name, digest)
         if version is None:
             return None
-        kind = client.get_model_version(name, version).tags.get("decision_kind")
-        return Known(version, kind == HELD and promotion.standing(client, name).champion != version)
+        tags = client.get_model_version(name, version).tags
+        if COMMIT_TAG not in tags and digest in map(commits.exported_by, commits.tips()):
+            return None
+        is_held = tags.get("decision_kind") == HELD and promotion.standing(client, name).champion != version
+        return Known(version, is_held)
 
 
 def tag_commit(done: Registered, commit: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from pix2pix.decoding import Samples
 from pix2pix.encoding import Encoding
 from pix2pix.errors import UserError
 from pix2pix.files import sha256_file, sha256_json
-from pix2pix.params import Params
+from pix2pix.params import PARAMS_FILE, Params
 from pix2pix.translator import Translator
 
 from . import delivery, gate, lineage, promotion, tracking
@@ -34,6 +35,8 @@ PROMOTE_VARIABLE = "PIX2PIX_PROMOTE"
 # What became of a version, in its tag decision_kind, beside the gate's own kinds.
 HELD, DECLINED = "held", "declined"
 WARM_START_TAG = "warm_start"
+# What a file says of where its weights come from.
+ORIGIN = ("data_sha256", "params_sha256", "code_sha256", tracking.IMPORTED_TAG)
 # Measures an ONNX file on the test split of today: the keys images, split_sha256, features and model.
 Measure = Callable[[Path], Mapping[str, Any]]
 
@@ -74,18 +77,19 @@ def register(
             None is as PIX2PIX_PROMOTE says.
 
     Raises:
-        UserError: the store cannot be reached, an earlier stage has not run, the champion had to be
-            measured again and could not be, or PIX2PIX_PROMOTE is neither auto nor never.
+        UserError: the store cannot be reached or has lost the version's file, an earlier stage has not run,
+            the champion had to be measured again and could not be, or PIX2PIX_PROMOTE is neither auto nor
+            never.
     """
     promote = _may_promote() if promote is None else promote
     metrics = tracking.read_json(REPORTS / "metrics.json")
     data = tracking.read_json(REPORTS / "data.json")
     name, digest = params.registry.model_name, sha256_file(tracking.there(EXPORTED))
     export = tracking.read_json(REPORTS / "export.json")
-    _refuse_mixture(metrics, export, digest)
+    _refuse_mixture(params, metrics, export, digest)
     with tracking.reachable() as mlflow:
         client = mlflow.MlflowClient()
-        run_id = tracking.run_of(mlflow, params, metrics["weights_sha256"], data)
+        run_id = tracking.run_of(mlflow, params, metrics["weights_sha256"], data, _imported(export))
         tracking.record_evaluation(mlflow, run_id, metrics)
         version = version_of(client, name, digest)
         created = version is None
@@ -93,6 +97,7 @@ def register(
             tags = _tags(params, metrics, export)
             version = _create(mlflow, name, run_id, tags, card)
         else:
+            _refuse_lost(client, name, version)
             _update(client, name, version, metrics, card)
         candidate = _Candidate(client, name, version, metrics, gate.Policy.of(params.registry), measure)
         done = _judge(candidate)
@@ -134,13 +139,31 @@ def _may_promote() -> bool:
     return value == "auto"
 
 
-def _refuse_mixture(metrics: Mapping[str, Any], export: Mapping[str, Any], onnx_sha256: str) -> None:
-    """Raises UserError where the measured, the exported and the present generator are not the same."""
+def _refuse_mixture(
+    params: Params, metrics: Mapping[str, Any], export: Mapping[str, Any], onnx_sha256: str
+) -> None:
+    """Raises UserError where the described, measured, exported and present generator are not the same."""
+    made = export["metadata"]
     if export["onnx_sha256"] != onnx_sha256:
         raise UserError(f"{EXPORTED}: is not the file of {REPORTS / 'export.json'}; `dvc repro` mends it")
-    if export["metadata"]["weights_sha256"] != metrics["weights_sha256"]:
+    if made["weights_sha256"] != metrics["weights_sha256"]:
         raise UserError(
             f"{REPORTS / 'metrics.json'}: measures other weights than {EXPORTED} holds; `dvc repro` mends it"
+        )
+    # Else it would be registered as what params.yaml names by now.
+    for key, asked, found in (
+        ("name", params.dataset.name, made["dataset"]),
+        ("direction", params.dataset.direction, made["direction"]),
+    ):
+        if asked != found:
+            raise UserError(
+                f"{PARAMS_FILE}: dataset.{key} = {asked!r}: {EXPORTED} is of {found!r}; `dvc repro` mends it"
+            )
+    # As stages/train.py digests them; imported weights do not say what they were trained with.
+    recipe = sha256_json(params.model_dump(mode="json", include={"model", "train"}))
+    if made["params_sha256"] not in ("", recipe):
+        raise UserError(
+            f"{PARAMS_FILE}: model and train are not what {EXPORTED} was trained with; `dvc repro` mends it"
         )
 
 
@@ -151,12 +174,39 @@ def version_of(client: Any, name: str, onnx_sha256: str) -> str | None:
     return next((str(version.version) for version in found if version.name == name), None)
 
 
+def model_id_of(version: Any) -> str:
+    """Of the logged model that holds a version's files; empty for a version that holds none of its own."""
+    found = re.fullmatch(r"models:/(m-[^/]+)", version.source or "")
+    return found[1] if found else ""
+
+
+def _refuse_lost(client: Any, name: str, number: str) -> None:
+    """Raises UserError where the store knows the version and has its file no more."""
+    model_id = model_id_of(client.get_model_version(name, number))
+    if not model_id:
+        return
+    place, files = tracking.store_name(), []
+    try:
+        place = client.get_logged_model(model_id).artifact_location
+        files = client.list_logged_model_artifacts(model_id)
+    except Exception as error:
+        # Where files are kept may not answer while the registry does; then they are not known to be gone.
+        if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+            return
+    if any(file.path.endswith(".onnx") for file in files):
+        return
+    remedy = f"delete version {number} in MLflow (`make ui`), then `pix2pix register`"
+    database = tracking.database()
+    if database and place.startswith("file:") and not place.startswith(f"{database.parent.as_uri()}/"):
+        # MLflow's addresses are absolute.
+        remedy = f"move the folder back, or delete {database}, then `pix2pix register`"
+    raise UserError(f"{name} version {number}: its file is gone from {place}; {remedy}")
+
+
 def _update(client: Any, name: str, version: str, metrics: Mapping[str, Any], card: str) -> None:
     """The same file may have been measured anew, by other features or on other pairs."""
     known = client.get_model_version(name, version)
-    # dvc writes the lock after the stage that registered; the call after dvc sees the final one.
-    lock = {key: value for key, value in lineage.tags().items() if key == "dvc_lock_sha256"}
-    tags = {"split_sha256": metrics["split_sha256"], "metrics": _compact(metrics), **lock}
+    tags = {"split_sha256": metrics["split_sha256"], "metrics": _compact(metrics)}
     for key, value in tags.items():
         if known.tags.get(key) != value:
             client.set_model_version_tag(name, version, key, value)
@@ -164,16 +214,23 @@ def _update(client: Any, name: str, version: str, metrics: Mapping[str, Any], ca
         client.update_model_version(name, version, description=card)
 
 
+def _imported(export: Mapping[str, Any]) -> str:
+    """The digest of the file that the weights were imported from; empty where they were trained here."""
+    imported: str = export["metadata"][tracking.IMPORTED_TAG]
+    return imported
+
+
 def _tags(params: Params, metrics: Mapping[str, Any], export: Mapping[str, Any]) -> dict[str, str]:
+    start = params.train.warm_start
     return {
         **lineage.tags(),
         "onnx_sha256": export["onnx_sha256"],
         "weights_sha256": metrics["weights_sha256"],
         "split_sha256": metrics["split_sha256"],
         # As the file itself says, so that one finds the other.
-        **{key: export["metadata"][key] for key in ("data_sha256", "params_sha256", "code_sha256")},
+        **{key: export["metadata"][key] for key in ORIGIN if export["metadata"][key]},
         # The generator that the training began with: without its file it cannot be made again.
-        **({WARM_START_TAG: params.train.warm_start} if params.train.warm_start else {}),
+        **({WARM_START_TAG: start} if start and not _imported(export) else {}),
         "dataset": params.dataset.name,
         "direction": params.dataset.direction,
         # What the gate needs of a champion whose files are no longer here.

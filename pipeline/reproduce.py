@@ -95,7 +95,7 @@ def reproduce(name: str, version: str, to: Path | None, rerun: bool, tell: Tell)
         workspace.detached(f"reproduce-{wanted.version}-{os.getpid()}", wanted.commit) as made,
     ):
         files = [ONNX] if to is None else [ONNX, WEIGHTS]
-        where = None if rerun else _restore(made, files, tell)
+        where = None if rerun or not _has_results(wanted) else _restore(made, files, tell)
         how = f"restored from {where}"
         if where and not _is_same(made, wanted, files):
             tell(f"what {where} holds is not the registered file; it is made again")
@@ -106,17 +106,20 @@ def reproduce(name: str, version: str, to: Path | None, rerun: bool, tell: Tell)
 
 
 def commit_of(tags: Mapping[str, str]) -> str | None:
-    """The commit that a version was made from, as its tags say; None where none is known to hold it.
+    """The commit that a version can be made from, as its tags say; None where none is known.
 
-    A scheduled run names its own. For any other it is the one that was checked out, unless the tree had
-    changes; then one that has the same dvc.lock.
+    A scheduled run names its own. For any other it is the one that has its results, or else the one that was
+    checked out, unless the tree had changes.
     """
-    if COMMIT_TAG in tags:
-        return tags[COMMIT_TAG]
-    if tags.get("git_dirty") == "false":
-        return tags.get("git_commit")
-    lock = tags.get("dvc_lock_sha256")
-    return commits.with_lock(lock) if lock else None
+    if commit := with_results(tags):
+        return commit
+    return tags.get("git_commit") if tags.get("git_dirty") == "false" else None
+
+
+def with_results(tags: Mapping[str, str]) -> str | None:
+    """The commit whose dvc.lock and reports are a version's; None where none is known."""
+    digest = tags.get("onnx_sha256")
+    return tags.get(COMMIT_TAG) or (commits.with_results(digest) if digest else None)
 
 
 def _ask(name: str, version: str) -> Wanted:
@@ -136,7 +139,7 @@ def _ask(name: str, version: str) -> Wanted:
     if commit is None:
         raise UserError(
             f"{name} version {number}: was registered from a tree with changes, and no commit here has its "
-            "dvc.lock; only what is committed can be made again"
+            "reports/export.json; only what is committed can be made again"
         )
     if not commits.exists(commit):
         raise UserError(
@@ -162,14 +165,21 @@ def _tags_of_run(client: Any, run_id: str | None) -> Mapping[str, str]:
     return tags
 
 
+def _has_results(wanted: Wanted) -> bool:
+    """Whether what the commit's dvc.lock names is the version's own, not an earlier one's."""
+    return wanted.commit == with_results(wanted.tags)
+
+
 def _refuse_another(wanted: Wanted) -> None:
-    """Raises UserError where the commit's own report is of another file: no training could help."""
-    report = commits.read_json(wanted.commit, Path("reports/export.json"))
-    if report and report.get("onnx_sha256") != wanted.onnx_sha256:
+    """Raises UserError where a run's commit describes another file: no training could help."""
+    # A commit that was only checked out may have the results of an earlier one.
+    if wanted.commit != wanted.tags.get(COMMIT_TAG):
+        return
+    found = commits.exported_by(wanted.commit)
+    if found and found != wanted.onnx_sha256:
         raise UserError(
             f"{wanted}: its commit {wanted.commit[:12]} describes another generator "
-            f"(reports/export.json names {str(report.get('onnx_sha256'))[:12]}, "
-            f"the registry {wanted.onnx_sha256[:12]})"
+            f"({commits.EXPORT_REPORT} names {found[:12]}, the registry {wanted.onnx_sha256[:12]})"
         )
 
 
@@ -210,17 +220,24 @@ def _make(made: Workspace, wanted: Wanted, tell: Tell) -> str:
     """Train and export; the data may be restored. What is proven is put into the cache.
 
     Raises:
-        UserError: the data is another, or the file that came out is.
+        UserError: the data is another, or the file that came out is; or nothing was trained.
         StageFailed: as `reproduce`.
     """
-    begun = monotonic()
+    if imported := wanted.tags.get(tracking.IMPORTED_TAG):
+        raise UserError(
+            f"{wanted}: has imported weights (SHA-256 {imported[:12]}), which no training makes; "
+            "`pix2pix import` takes them in again"
+        )
+    begun, has_results = monotonic(), _has_results(wanted)
     _set_apart(made)
     graph = made.graph(EXPORT)
     before = _before(graph, TRAIN)
     stages, ran = StageProcesses(made.root), list[str]()
 
     def make(stage: str) -> None:
-        if stage in ran or (stage in before and _restore(made, _outputs(made, stage), tell)):
+        if stage in ran:
+            return
+        if has_results and stage in before and _restore(made, _outputs(made, stage), tell):
             return
         for needed in sorted(graph[stage]):
             make(needed)

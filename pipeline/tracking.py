@@ -1,6 +1,7 @@
 """MLflow runs: a view of what the files say. Training goes on without a server; registering does not."""
 
 import csv
+import errno
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from pix2pix.errors import UserError
@@ -37,6 +38,8 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 REPORTS = Path("reports")
 # Where a run is, or was last, at work: HOST:FOLDER.
 PLACE_TAG = "place"
+# The digest of the file that weights were imported from, which were not trained here.
+IMPORTED_TAG = "imported_sha256"
 
 
 class Unreachable(UserError):
@@ -82,8 +85,13 @@ def connect() -> Any:
     """The mlflow module, pointed at the store. Imported here: it takes seconds to load."""
     import mlflow
 
-    # A store that does not answer is said in one line, ours; these would say it again for every try.
-    for name in ("urllib3.connectionpool", "mlflow.system_metrics.system_metrics_monitor"):
+    # A store that does not answer is said in one line, ours; these would say it again for every try, or with
+    # a traceback.
+    for name in (
+        "urllib3.connectionpool",
+        "mlflow.system_metrics.system_metrics_monitor",
+        "mlflow.store.db.utils",
+    ):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     make_database()
     mlflow.set_tracking_uri(store_uri())
@@ -116,6 +124,7 @@ def reachable() -> Iterator[Any]:
 
     Raises:
         Unreachable: the server does not answer, the database cannot be opened, the address is none.
+        UserError: a disk is full or read-only.
     """
     mlflow = connect()
     try:
@@ -126,6 +135,12 @@ def reachable() -> Iterator[Any]:
     try:
         yield mlflow
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            # The store's disk, or that of the files which MLflow makes on the way to it.
+            raise UserError(
+                f"MLflow at {store_name()} cannot be written ({error.strerror}); make room on its disk "
+                f"and in {gettempdir()}, and run it again"
+            ) from error
         if not _is_lost(error):
             raise
         raise _unusable(error) from error
@@ -317,19 +332,29 @@ def _log_grid(mlflow: Any, grid: Path, epoch: int) -> None:
 # --- afterwards, from the files ----------------------------------------------------------------------
 
 
-def run_of(mlflow: Any, params: Params, weights_sha256: str, data: Mapping[str, Any]) -> str:
-    """The id of the run that trained these weights; rebuilt from the files where the store lost it."""
+def run_of(
+    mlflow: Any, params: Params, weights_sha256: str, data: Mapping[str, Any], imported_sha256: str = ""
+) -> str:
+    """The id of the run that trained these weights; rebuilt from the files where the store lost it.
+
+    Of imported weights it says where they come from, and nothing of a training that they did not have here.
+    """
     experiment_id = use_experiment(mlflow, params.registry.model_name)
     found = mlflow.search_runs(
         [experiment_id], f"tags.weights_sha256 = '{weights_sha256}'", max_results=1, output_format="list"
     )
-    return (
-        str(found[0].info.run_id) if found else _rebuild(mlflow, params, weights_sha256, data, experiment_id)
-    )
+    if found:
+        return str(found[0].info.run_id)
+    return _rebuild(mlflow, params, weights_sha256, data, imported_sha256, experiment_id)
 
 
 def _rebuild(
-    mlflow: Any, params: Params, weights_sha256: str, data: Mapping[str, Any], experiment_id: str
+    mlflow: Any,
+    params: Params,
+    weights_sha256: str,
+    data: Mapping[str, Any],
+    imported_sha256: str,
+    experiment_id: str,
 ) -> str:
     from mlflow.entities import Metric
 
@@ -343,15 +368,18 @@ def _rebuild(
     points += [
         Metric("val_l1", float(row["l1"]), 0, int(row["step"])) for row in _rows(REPORTS / "validation.csv")
     ]
-    tags = {
-        **lineage.tags(),
+    origin = {
         "data_sha256": train_sha256,
-        PLACE_TAG: _place(),
         "rebuilt_from": "reports/losses.csv, reports/validation.csv, params.yaml",
     }
+    if imported_sha256:
+        origin = {IMPORTED_TAG: imported_sha256}
+    tags = {**lineage.tags(), **origin, PLACE_TAG: _place()}
+    not_theirs = ("model.", "train.") if imported_sha256 else ()
     with mlflow.start_run(experiment_id=experiment_id, tags=tags, log_system_metrics=False) as run:
-        mlflow.log_params(flat(params))
-        _log_dataset(mlflow, params, train_sha256)
+        mlflow.log_params({k: v for k, v in flat(params).items() if not k.startswith(not_theirs)})
+        if not imported_sha256:
+            _log_dataset(mlflow, params, train_sha256)
         # A request to MLflow may hold 1000 metrics.
         for first in range(0, len(points), 1000):
             mlflow.MlflowClient().log_batch(run.info.run_id, metrics=points[first : first + 1000])
@@ -368,15 +396,16 @@ def record_evaluation(mlflow: Any, run_id: str, metrics: Mapping[str, Any]) -> N
     """Add the test metrics, their baselines and the test pictures to a run that lacks them.
 
     Raises:
-        UserError: a picture or table is not there yet.
+        UserError: a picture is not there yet.
     """
     from mlflow.entities import Metric, RunTag
 
     client, digest = mlflow.MlflowClient(), sha256_json(metrics)
     if client.get_run(run_id).data.tags.get("evaluation_sha256") == digest:
         return
-    names = ("test_grid.png", "worst.png", "metrics.json", "per_image.csv", "data.json", "data.png")
-    files = [there(REPORTS / name) for name in names]
+    files = [there(REPORTS / name) for name in ("test_grid.png", "worst.png", "metrics.json", "data.json")]
+    # Those the stage `register` does not depend on, so nobody may have restored them.
+    files += [file for name in ("per_image.csv", "data.png") if (file := REPORTS / name).exists()]
     now_ms = int(time.time() * 1000)
     points = [
         Metric(f"{prefix}/{name}", value, now_ms, 0)

@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 
 from pipeline import lineage
 from pix2pix import images
-from pix2pix.files import sha256_file, write_json, write_text
+from pix2pix.files import sha256_file, sha256_json, write_json, write_text
 from pix2pix.images import Pixels
 from pix2pix.params import Params, read_yaml, validate
 
@@ -102,7 +102,9 @@ class Project:
             },
         }
 
-    def make(self, weights: str, kd: float, split: str = "test pairs") -> dict[str, Any]:
+    def make(
+        self, weights: str, kd: float, split: str = "test pairs", *, imported: bool = False
+    ) -> dict[str, Any]:
         """Write what the stages before `register` write for these weights; return metrics.json."""
         reports, metrics = self.folder / "reports", self.metrics(weights, kd, split)
         model = onnx.load_from_string(self.exported)
@@ -114,10 +116,10 @@ class Project:
             "opset": 20,
             "multiple": 32,
             "metadata": {
+                "dataset": "embedded",
+                "direction": "BtoA",
                 "weights_sha256": digest(weights),
-                "data_sha256": digest("train pairs"),
-                "params_sha256": digest("params"),
-                "code_sha256": digest("code"),
+                **self.origin(imported),
             },
         }
         write_json(reports / "metrics.json", metrics)
@@ -141,6 +143,19 @@ class Project:
             images.write_png(reports / name, picture)
         images.write_png(test_inputs / "a.png", noise(32, 32))
         return metrics
+
+    def origin(self, imported: bool = False) -> dict[str, str]:
+        """What a generator's metadata says of where its weights come from."""
+        if imported:
+            unknown = dict.fromkeys(("params_sha256", "data_sha256", "code_sha256"), "")
+            return {**unknown, "imported_sha256": digest("latest_net_G.pth")}
+        recipe = self.params().model_dump(mode="json", include={"model", "train"})
+        return {
+            "params_sha256": sha256_json(recipe),
+            "data_sha256": digest("train pairs"),
+            "code_sha256": digest("code"),
+            "imported_sha256": "",
+        }
 
     @property
     def model(self) -> Path:

@@ -2,10 +2,16 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
+from registry_fixtures import MODEL_NAME, Project, noise, run_onnx
+
+pytest_plugins = ["registry_fixtures"]
 
 LISTED = subprocess.run(
     ["git", "ls-files", "-co", "--exclude-standard", "*.md"],
@@ -35,3 +41,29 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: str) -> N
         if not target.exists() or (heading and heading not in anchors(target)):
             lost.append(f"{path}#{heading}")
     assert not lost
+
+
+def test_the_readmes_lines_for_elsewhere_need_only_what_it_says_is_installed(
+    champion: Project, store: Path, tmp_path: Path
+) -> None:
+    (lines,) = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    for written, here in (
+        ("sqlite:////path/to/pix2pix-pipeline/mlflow.db", f"sqlite:///{store}"),
+        ("pix2pix-quickstart", MODEL_NAME),
+    ):
+        assert written in lines
+        lines = lines.replace(written, here)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    picture = noise(128, 128)
+    Image.fromarray(picture).save(elsewhere / "map.png")
+    # What is None there cannot be imported.
+    without = "import sys; sys.modules |= dict.fromkeys(('onnx', 'torch', 'pix2pix', 'pipeline'))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", without + lines], cwd=elsewhere, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    expected = run_onnx(champion.model, picture[None])[0]
+    assert np.array_equal(np.asarray(Image.open(elsewhere / "photo.png")), expected)

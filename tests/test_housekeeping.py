@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -191,6 +192,33 @@ def test_versions_of_other_models_stay_with_what_they_need(used: Retrained) -> N
     assert used.cached(used.tags[2])
 
 
+def test_what_any_of_the_users_stashes_needs_stays(used: Retrained) -> None:
+    """Version 3's lock in the older of two."""
+    lock = used.root / "dvc.lock"
+    for text in (git(used.root, "show", f"{used.tags[2][COMMIT_TAG]}:dvc.lock") + "\n", "schema: '2.0'\n"):
+        lock.write_text(text)
+        git(used.root, "add", "dvc.lock")
+        git(used.root, "stash", "push", "-q")
+    housekeeping.clear(MODEL_NAME, 1)
+    assert used.cached(used.tags[2])
+
+
+def test_a_version_that_came_into_use_meanwhile_stays(
+    retrained: Retrained, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    retrained.register(*retrained.tags)
+    remove = housekeeping._remove_files
+
+    def remove_while_somebody_else_is_at_work(*arguments: Any) -> None:
+        remove(*arguments)
+        store().set_registered_model_alias(MODEL_NAME, "mine", "2")
+
+    monkeypatch.setattr(housekeeping, "_remove_files", remove_while_somebody_else_is_at_work)
+    assert parts(housekeeping.clear(MODEL_NAME, 1))["MLflow versions"] == (3, "")
+    assert versions() == {"2", "4"}
+    assert caplog.messages == [f"{MODEL_NAME} version 2 is needed by now and stays"]
+
+
 def test_a_file_that_another_version_shares_stays(used: Retrained) -> None:
     store().create_registered_model("copy")
     store().copy_model_version(f"models:/{MODEL_NAME}/3", "copy")
@@ -264,6 +292,31 @@ def test_a_cache_that_other_projects_may_share_is_left_to_its_owner(used: Retrai
         0,
         f"cache.dir is {tmp_path / 'shared'}, which other projects may use; see `dvc gc --projects`",
     )
+
+
+def test_while_no_commit_has_a_kept_versions_results_the_cache_stays(retrained: Retrained) -> None:
+    """Such as those of a dvc repro that nobody committed, when the tree has gone on."""
+    commit, head = retrained.tags[0][COMMIT_TAG], git(retrained.root, "rev-parse", "HEAD")
+    report = git(retrained.root, "show", f"{commit}:reports/export.json")
+    tags = {key: value for key, value in retrained.tags[0].items() if key != COMMIT_TAG}
+    retrained.register({**tags, "git_commit": head, "git_dirty": "true"})
+
+    def left() -> str:
+        return parts(housekeeping.look(MODEL_NAME, 1))["DVC cache"][1]
+
+    assert left() == ""
+    git(retrained.root, "branch", "-q", "-D", "retrain/demo")
+    said = "no commit here has the results of tiny version 1; commit or fetch them, or delete it"
+    assert left() == said
+    housekeeping.clear(MODEL_NAME, 1)
+    assert retrained.cached(tags)
+    # The tree still has them.
+    (retrained.root / "reports" / "export.json").write_text(report)
+    assert left() == ""
+    (retrained.root / "reports" / "export.json").unlink()
+    # They are in another clone.
+    store().set_model_version_tag(MODEL_NAME, "1", "git_commit", "0" * 40)
+    assert left() == ""
 
 
 def test_a_server_that_is_down_is_no_empty_registry(used: Retrained, no_server: str) -> None:

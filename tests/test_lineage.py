@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pipeline import lineage, tracking
-from pix2pix.files import sha256_file
 
 
 @pytest.fixture(autouse=True)
@@ -132,11 +131,28 @@ def test_tags_name_the_commit_and_whether_the_tree_differs_from_it(
     assert lineage.tags()["git_dirty"] == "true"
 
 
-def test_tags_hold_the_digest_of_dvc_lock(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_no_change_of_the_tree(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC removes what a stage writes before it runs, and writes its lock after."""
+    results = ("dvc.lock", "reports/losses.csv", "reports/metrics.json", "data/pairs/a.png")
+    (checkout / "dvc.yaml").write_text(
+        "stages:\n"
+        "  first: {cmd: ls, outs: [data/pairs], plots: [reports/losses.csv: {cache: false}]}\n"
+        "  second: {cmd: ls, metrics: [reports/metrics.json: {cache: false}]}\n"
+    )
+    for result in results:
+        (checkout / result).parent.mkdir(exist_ok=True)
+        (checkout / result).touch()
+    (checkout / "other.txt").touch()
+    commit(checkout)
     monkeypatch.chdir(checkout)
-    assert "dvc_lock_sha256" not in lineage.tags()
-    (checkout / "dvc.lock").write_text("schema: '2.0'\n")
-    assert lineage.tags()["dvc_lock_sha256"] == sha256_file(checkout / "dvc.lock")
+    for result in results:
+        (checkout / result).unlink()
+    assert lineage.tags()["git_dirty"] == "false"
+    (checkout / "data" / "note.txt").write_text("changed\n")
+    assert lineage.tags()["git_dirty"] == "true"
+    git(checkout, "checkout", "-q", "data/note.txt")
+    (checkout / "other.txt").unlink()
+    assert lineage.tags()["git_dirty"] == "true"
 
 
 def test_what_cannot_be_known_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

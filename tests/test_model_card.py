@@ -10,7 +10,12 @@ from pipeline import model_card
 
 pytest_plugins = ["registry_fixtures"]
 
-EXPORT = {"onnx_sha256": digest("onnx"), "opset": 20, "multiple": 32}
+EXPORT = {
+    "onnx_sha256": digest("onnx"),
+    "opset": 20,
+    "multiple": 32,
+    "metadata": {"imported_sha256": ""},
+}
 
 
 @pytest.fixture
@@ -75,6 +80,32 @@ def test_the_card_depends_on_its_arguments_alone(
     assert list(tmp_path.iterdir()) == []
     # What cannot change an output is not in the card either.
     assert card(plain, run={"tracked_grids": 1, "progress": "lines"}) == first
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "U-Net, conditional GAN + L1;"),
+        ({"model": {"architecture": "encoder-decoder"}}, "encoder–decoder, conditional GAN + L1;"),
+        ({"model": {"conditional": False}}, "U-Net, unconditional GAN + L1;"),
+        ({"train": {"gan_loss": "none"}}, "U-Net, L1;"),
+        ({"train": {"lambda_l1": 0}}, "U-Net, conditional GAN;"),
+    ],
+)
+def test_the_card_names_the_networks_and_losses_that_were_chosen(
+    plain: Project, changed: dict[str, Any], said: str
+) -> None:
+    text = card(plain, **changed)
+    assert f"A pix2pix generator ({said} Isola et al. 2017)\ntrained on **embedded**, " in text
+
+
+def test_of_imported_weights_the_card_says_only_what_they_were_measured_on(plain: Project) -> None:
+    export = {**EXPORT, "metadata": {"imported_sha256": digest("latest_net_G.pth")}}
+    params = plain.params(train={"gan_loss": "none"})
+    text = model_card.write(params, plain.metrics("a", 0.1709), plain.data(), export)
+    assert f"of imported weights, training unknown (file sha256 `{digest('latest_net_G.pth')}`),\n" in text
+    assert "\nmeasured on **embedded**, side B → side A, at 32 px." in text
+    assert "| pairs | 12 test (" in text and "trained" not in text and "L1;" not in text
 
 
 def test_any_licence_fits_the_table_and_mlflows_5000_characters(plain: Project) -> None:

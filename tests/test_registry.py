@@ -152,6 +152,45 @@ def test_a_deleted_store_is_made_again_from_the_files(
     assert delivery.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
 
 
+def test_a_version_whose_file_the_store_has_lost_is_refused_and_registered_anew_once_it_is_deleted(
+    project: Project, store: Path
+) -> None:
+    project.make("a", 0.2)
+    register(project)
+    shutil.rmtree(store.parent / "mlartifacts")
+    line = refused(project)
+    assert line.startswith(
+        f"{MODEL_NAME} version 1: its file is gone from {store.parent.as_uri()}/mlartifacts/"
+    )
+    assert line.endswith("; delete version 1 in MLflow (`make ui`), then `pix2pix register`")
+    client().delete_model_version(MODEL_NAME, "1")
+    again = register(project)
+    assert (again.version, again.alias, again.created) == ("2", "champion", True)
+    assert delivery.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
+
+
+def test_a_store_that_was_moved_is_refused_and_made_again_from_the_files(
+    project: Project, store: Path, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.make("a", 0.2)
+    register(project)
+    before, moved = (store.parent / "mlartifacts").as_uri(), tmp_path / "moved" / "mlflow.db"
+    moved.parent.mkdir()
+    shutil.move(store.parent / "mlartifacts", moved.parent)
+    shutil.copyfile(store, moved)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved}")
+    line = refused(project)
+    assert line.startswith(f"{MODEL_NAME} version 1: its file is gone from {before}/")
+    assert line.endswith(f"; move the folder back, or delete {moved}, then `pix2pix register`")
+    # As if deleted: MLflow keeps the old file open.
+    new = moved.with_name("new.db")
+    shutil.copyfile(empty_database, new)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{new}")
+    assert register(project).created
+    assert delivery.pull(CHAMPION_URI).read_bytes() == project.model.read_bytes()
+    assert not (tmp_path / "mlartifacts").exists()
+
+
 def test_a_tracked_training_gets_the_version_and_keeps_its_end(project: Project, store: Path) -> None:
     project.make("a", 0.2)
     with tracking.training_run(project.params(), "f1", {"train": digest("train pairs")}) as tracked:
@@ -435,7 +474,6 @@ def test_the_signature_is_named_pixels(champion: Project) -> None:
         "reports/losses.csv",
         "reports/validation.csv",
         "reports/test_grid.png",
-        "reports/per_image.csv",
         "models/generator.onnx",
         "data/pairs/test/input",
     ],
@@ -449,6 +487,16 @@ def test_a_missing_file_is_one_line_and_leaves_no_version(
     assert refused(project) == f"{missing}: not there yet; `dvc repro` makes it"
     assert versions() == []
     assert {run.info.status for run in runs()} <= {"FINISHED"}
+
+
+def test_what_the_stage_does_not_depend_on_may_be_missing(project: Project, store: Path) -> None:
+    project.make("a", 0.2)
+    for name in ("per_image.csv", "data.png"):
+        (project.folder / "reports" / name).unlink()
+    assert register(project).created
+    (run,) = runs()
+    shown = {file.path for file in client().list_artifacts(run.info.run_id, "evaluation")}
+    assert "evaluation/worst.png" in shown and "evaluation/data.png" not in shown
 
 
 def test_a_registration_that_was_stopped_is_completed_with_the_same_run(
@@ -472,6 +520,49 @@ def test_measured_and_exported_weights_must_be_the_same(project: Project, store:
     (project.folder / "reports/export.json").write_bytes(report)
     assert refused(project).startswith("reports/metrics.json: measures other weights than")
     assert runs() == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"dataset": {"name": "facades"}},
+            "dataset.name = 'facades': models/generator.onnx is of 'embedded'",
+        ),
+        (
+            {"dataset": {"direction": "AtoB"}},
+            "dataset.direction = 'AtoB': models/generator.onnx is of 'BtoA'",
+        ),
+        ({"train": {"epochs": 11}}, "model and train are not what models/generator.onnx was trained with"),
+        ({"model": {"norm": "batch"}}, "model and train are not what models/generator.onnx was trained with"),
+    ],
+)
+def test_a_generator_of_other_parameters_is_not_registered_as_one_of_these(
+    project: Project, store: Path, changed: dict[str, Any], said: str
+) -> None:
+    """A preset was laid, and no `dvc repro` followed."""
+    project.make("a", 0.2)
+    with pytest.raises(UserError) as caught:
+        registry.register(project.params(**changed, registry={"model_name": "other"}), "# card")
+    assert str(caught.value) == f"params.yaml: {said}; `dvc repro` mends it"
+    assert (versions(), runs()) == ([], [])
+
+
+def test_imported_weights_are_registered_whatever_the_training_would_be_and_without_one(
+    project: Project, store: Path
+) -> None:
+    project.make("a", 0.2, imported=True)
+    params = project.params(train={"epochs": 11, "warm_start": "ab" * 32})
+    assert registry.register(params, "# card").version == "1"
+    (run,) = runs()
+    version = client().get_model_version(MODEL_NAME, "1")
+    for tags in (run.data.tags, version.tags):
+        assert tags["imported_sha256"] == digest("latest_net_G.pth")
+        assert not {"data_sha256", "params_sha256", "code_sha256", "warm_start", "rebuilt_from"} & set(tags)
+    assert {key.partition(".")[0] for key in run.data.params} == {
+        "dataset", "prepare", "evaluate", "export", "registry", "run",
+    }  # fmt: skip
+    assert run.inputs.dataset_inputs == []
 
 
 def test_no_server_is_one_line_that_names_it(

@@ -16,7 +16,7 @@ from retrained_fixtures import Retrained, command, describe, git, surroundings
 from pipeline import lineage, presets, reproduce, tracking
 from pipeline.commits import COMMIT_TAG
 from pipeline.reproduce import Wanted
-from pipeline.workspace import dvc_command
+from pipeline.workspace import dvc_command, dvc_environment
 from pix2pix.errors import UserError
 from pix2pix.files import cached_model, sha256_file
 
@@ -150,33 +150,50 @@ def test_a_signal_ends_the_stage_and_leaves_nothing(retrained: Retrained, number
 # --- which commit ------------------------------------------------------------------------------------
 
 
-def test_a_version_of_a_clean_tree_is_made_from_the_commit_that_was_checked_out(retrained: Retrained) -> None:
-    """As a plain `dvc repro` registers it."""
-    commit = retrained.tags[1][COMMIT_TAG]
-    tags = {key: value for key, value in retrained.tags[1].items() if key != COMMIT_TAG}
-    retrained.register({**tags, "git_commit": commit, "git_dirty": "false"})
-    done = retrained.pix2pix("reproduce", "01")
-    assert f"restored from the cache (commit {commit[:12]})" in done.stdout
+def repro(project: Retrained, seed: int) -> dict[str, str]:
+    """A plain `dvc repro` with this seed: the tags that its version gets."""
+    presets.lay(None, {"train.seed": seed})
+    subprocess.run([*dvc_command(), "repro", "-q"], cwd=project.root, env=dvc_environment(), check=True)
+    return {**describe(project.root), **lineage.tags()}
 
 
-def test_a_version_of_a_changed_tree_is_made_from_a_commit_with_its_lock_or_refused(
+def commit(project: Retrained, message: str) -> str:
+    git(project.root, "add", "-A")
+    git(project.root, "commit", "-q", "-m", message)
+    return git(project.root, "rev-parse", "HEAD")
+
+
+def test_a_version_of_a_clean_tree_is_made_from_the_commit_that_was_checked_out(
     retrained: Retrained,
 ) -> None:
-    root = retrained.root
+    """Where its results were never committed; those of an earlier one were."""
+    repro(retrained, 6)
+    commit(retrained, "seed 6 and its results")
     presets.lay(None, {"train.seed": 7})
-    subprocess.run([*dvc_command(), "repro", "-q"], cwd=root, check=True)
-    tags = {**describe(root), **lineage.tags(), "git_dirty": "true"}
-    tags["dvc_lock_sha256"] = sha256_file(root / "dvc.lock")
+    clean = commit(retrained, "seed 7")
+    tags = repro(retrained, 7)
+    assert (tags["git_dirty"], tags["git_commit"]) == ("false", clean)
+    retrained.register(tags)
+    git(retrained.root, "checkout", "-q", "--", ".")
+    done = retrained.pix2pix("reproduce", "01")
+    assert "trained again" in done.stdout and f"(commit {clean[:12]})" in done.stdout, done.stderr
+
+
+def test_a_version_of_a_changed_tree_is_made_from_the_commit_with_its_results_or_refused(
+    retrained: Retrained,
+) -> None:
+    tags = repro(retrained, 7)
+    assert tags["git_dirty"] == "true"
     retrained.register(tags)
     said = refusal(retrained.pix2pix("reproduce", "1"))
     assert "registered from a tree with changes" in said and "only what is committed" in said
-    git(root, "add", "-A")
-    git(root, "commit", "-q", "-m", "with its lock")
-    (root / "notes.txt").touch()
-    git(root, "add", "-A")
-    git(root, "commit", "-q", "-m", "later")
+    with_results = commit(retrained, "with its results")
+    (retrained.root / "notes.txt").touch()
+    commit(retrained, "later")
+    repro(retrained, 8)
+    commit(retrained, "another one's results")
     done = retrained.pix2pix("reproduce", "1")
-    assert f"(commit {git(root, 'rev-parse', 'HEAD~1')[:12]})" in done.stdout, done.stderr
+    assert f"restored from the cache (commit {with_results[:12]})" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -196,6 +213,13 @@ def test_what_cannot_be_made_again_is_refused_before_anything(
     retrained.register({**retrained.tags[0], **changed})
     with pytest.raises(UserError, match=re.escape(said)):
         reproduce.reproduce(MODEL_NAME, version, to, False, pytest.fail)
+
+
+def test_imported_weights_are_restored_and_never_trained(retrained: Retrained) -> None:
+    retrained.register({**retrained.tags[0], "imported_sha256": "ab" * 32})
+    assert "restored from the cache" in retrained.pix2pix("reproduce", "1").stdout
+    said = refusal(retrained.pix2pix("reproduce", "1", "--rerun"))
+    assert said.startswith(f"error: {MODEL_NAME} version 1: has imported weights (SHA-256 abababababab), ")
 
 
 def test_without_an_answer_of_the_registry_nothing_is_made(retrained: Retrained, no_server: str) -> None:

@@ -1,5 +1,6 @@
 """What a training tells MLflow, and that it trains on when nobody listens."""
 
+import errno
 import logging
 import os
 import shutil
@@ -320,7 +321,7 @@ def test_an_address_that_is_no_store_is_one_line(
 
 
 def test_a_database_that_another_process_holds_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}?timeout=0.2")
@@ -332,8 +333,19 @@ def test_a_database_that_another_process_holds_is_one_line(
         locked = pytest.raises(UserError, match="stayed locked by another process")
         with locked, tracking.reachable() as connected:
             connected.MlflowClient().create_registered_model("meanwhile")
+    assert caplog.messages == []
     with tracking.reachable() as connected:
         connected.MlflowClient().create_registered_model("after")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_no_more_is_one_line_in_the_systems_words(store: Path, number: int) -> None:
+    """As MLflow's copying of an artifact raises it."""
+    with pytest.raises(UserError) as caught, tracking.reachable():
+        raise OSError(number, os.strerror(number))
+    assert str(caught.value).startswith(
+        f"MLflow at sqlite:///{store} cannot be written ({os.strerror(number)})"
+    )
 
 
 def test_a_bug_beside_a_working_store_stays_a_bug(store: Path) -> None:

@@ -73,6 +73,26 @@ def test_a_read_only_file_system_is_one_line(small_disk: Project, stage: str, tm
     refuse(small_disk, stage, "Read-only file system", tmp_path)
 
 
+@pytest.mark.parametrize("left", [0, 2**17])
+def test_a_full_disk_with_the_store_on_it_is_one_line_and_the_next_registration_is_whole(
+    small_disk: Project, left: int
+) -> None:
+    """Not a page is left, or some for the database and not enough for the files."""
+    register = (sys.executable, "-m", "stages.register")
+    small_disk.run(sys.executable, "-c", "from pipeline import tracking; tracking.connect()")
+    room = small_disk.root / "room"
+    room.write_bytes(bytes(left))
+    fill(small_disk.root)
+    room.unlink()
+    done = small_disk.run(*register, ok=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "No space left on device" in line or "disk is full" in line
+    assert "Traceback" not in done.stdout + done.stderr
+    (small_disk.root / "filler").unlink()
+    assert "tiny version 1: champion" in small_disk.run(*register).stderr
+
+
 def test_a_disk_that_fills_up_while_training_keeps_the_checkpoint_before(small_disk: Project) -> None:
     small_disk.set(
         train={"epochs": 400, "validate_every": 400},

@@ -80,3 +80,26 @@ def test_a_version_is_restored_then_trained_again_then_pulled_always_with_its_di
     assert "restored from the DVC remote" in retrained.pix2pix("reproduce", "1").stdout
     retrained.dvc("remote", "remove", "--local", "store")
     assert state(retrained) == before and nothing_is_left(retrained)
+
+
+def test_versions_of_a_plain_repro_are_made_from_the_commits_that_brought_their_results(
+    project: Project,
+) -> None:
+    """The first of a clean tree, the second of one with changes, both committed afterwards as people do."""
+
+    def registered(seed: int) -> str:
+        project.set(train={"seed": seed})
+        if seed == 2:
+            project.run("git", "commit", "-q", "-a", "-m", f"seed {seed}")
+        project.dvc("repro")
+        project.run("git", "commit", "-q", "-a", "-m", f"seed {seed}: results")
+        return project.run("git", "rev-parse", "HEAD").stdout.strip()
+
+    made_from = {"1": registered(2), "2": registered(3)}
+    client = store(project)
+    for (version, commit), dirty in zip(made_from.items(), ("false", "true"), strict=True):
+        known = client.get_model_version("tiny", version)
+        assert known.tags["git_dirty"] == dirty
+        assert client.get_run(known.run_id).data.tags["git_dirty"] == dirty
+        said = project.pix2pix("reproduce", version).stdout
+        assert said.startswith(f"tiny version {version}: restored from the cache (commit {commit[:12]})")

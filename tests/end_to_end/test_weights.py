@@ -25,7 +25,9 @@ def test_imported_weights_are_measured_exported_and_registered(project: Project)
     exported = json.loads((project.root / "reports/export.json").read_text())
     assert len(exported["metadata"]["imported_sha256"]) == 64
     versions = store(project).search_model_versions("name = 'tiny'")
-    assert exported["onnx_sha256"] in {version.tags["onnx_sha256"] for version in versions}
+    (version,) = [known for known in versions if known.tags["onnx_sha256"] == exported["onnx_sha256"]]
+    assert "of imported weights, training unknown" in version.description
+    assert "train.epochs" not in store(project).get_run(version.run_id).data.params
 
 
 def test_samples_of_one_input_differ_and_come_with_a_picture_of_all(project: Project) -> None:
