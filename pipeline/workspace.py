@@ -19,9 +19,18 @@ from pix2pix.files import named_failure
 from pix2pix.params import PARAMS_FILE, Params, load
 
 from . import lineage, presets, retrain_branch
-from .commits import BRANCHES, git, inherited
+from .commits import BRANCHES, git, inherited, objection
 
 FOLDER = Path(".retrain")
+# dvc's parent death signal is set before it begins, and lasts through the exec; where the parent was gone
+# by then, there is nothing to do. Not as preexec_fn, which may deadlock in a process with threads.
+_TIED = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 # Less is not enough for a single cached file and dvc's own notes.
 _FULL_BYTES = 2**20
 
@@ -222,8 +231,7 @@ def _add_worktree(top: Path, tree: Path, sha: str) -> None:
         # git says which file it could not write and not why, and has removed the others.
         if shutil.disk_usage(tree.parent).free < _size(top, sha):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
-        said = error.stderr.decode(errors="replace").strip().splitlines()
-        raise UserError(f"{tree}: git makes no worktree there ({said[-1] if said else error})") from None
+        raise UserError(f"{tree}: git makes no worktree there ({objection(error)})") from None
 
 
 def _size(top: Path, sha: str) -> int:

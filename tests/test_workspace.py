@@ -3,10 +3,13 @@
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from filelock import FileLock
 
@@ -188,6 +191,28 @@ def test_a_branch_that_is_moved_in_between_is_followed(main: Path, monkeypatch: 
     assert git(main, "show", "-s", "--format=%s", f"{commit}^") == "other"
 
 
+def test_an_objection_of_git_to_the_commit_is_its_own_line(main: Path) -> None:
+    with workspace.workspace("run", "demo") as made:
+        # A kill of git itself leaves this behind.
+        (main / ".git" / "refs" / "heads" / "retrain").mkdir()
+        (main / ".git" / "refs" / "heads" / "retrain" / "demo.lock").touch()
+        with pytest.raises(
+            UserError, match=r"^retrain/demo: git leaves no commit there \(.*demo\.lock"
+        ) as said:
+            leave_commit(made, "retrained")
+        assert "\n" not in str(said.value)
+
+
+def test_a_full_disk_that_git_does_not_speak_of_is_named(main: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with workspace.workspace("run", "demo") as made:
+        monkeypatch.setattr(workspace.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+        (main / ".git" / "refs" / "heads" / "retrain").write_text("in the way")
+        with pytest.raises(
+            UserError, match=f"^{main}: No space left on device; .*retrain/demo: git leaves no"
+        ):
+            leave_commit(made, "retrained")
+
+
 def test_a_commit_needs_nobody_known_to_git(main: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
         monkeypatch.delenv(name)
@@ -260,6 +285,17 @@ def test_a_branch_that_is_checked_out_is_refused_before_anything(main: Path) -> 
     with pytest.raises(UserError, match=r"^retrain/demo: is checked out"), workspace.workspace("run", "demo"):
         pass
     assert state(main) == before
+
+
+@pytest.mark.parametrize("other", ["retrain", "retrain/demo/old"])
+def test_a_branch_that_stands_in_the_way_is_refused_before_anything(main: Path, other: str) -> None:
+    git(main, "branch", other)
+    git(main, "branch", "retrained")
+    said = f"^retrain/demo: git makes no such branch beside {other}; rename that one$"
+    with pytest.raises(UserError, match=said), workspace.workspace("run", "demo"):
+        pass
+    git(main, "branch", "-D", other)
+    run_once()
 
 
 @pytest.mark.parametrize(
