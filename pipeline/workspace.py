@@ -56,7 +56,7 @@ class Workspace:
             UserError: dvc has an objection, unless `check` is False.
         """
         done = subprocess.run(
-            [*dvc_command(), *arguments],
+            [*tied_dvc_command(), *arguments],
             cwd=self.root,
             env=dvc_environment(),
             capture_output=True,
@@ -93,6 +93,11 @@ def with_full_disk(folder: Path, line: str) -> str:
 def dvc_command() -> list[str]:
     """How dvc is started: with this Python, whatever is on the path."""
     return [sys.executable, "-m", "dvc"]
+
+
+def tied_dvc_command() -> list[str]:
+    """The same, for a dvc that Linux ends with the thread that starts it."""
+    return [sys.executable, "-c", _TIED, str(os.getpid()), *dvc_command()]
 
 
 def dvc_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -151,7 +156,7 @@ def detached(name: str, commit: str, branch: str = "") -> Iterator[Workspace]:
         made = Workspace(tree / inside, branch, sha)
         with named_failure(tree):
             _add_worktree(top, tree, sha)
-            _share_cache(made.root)
+            _share_cache(made.root, folder / "site")
         yield made
     finally:
         with _comings_and_goings(place):
@@ -241,8 +246,12 @@ def _size(top: Path, sha: str) -> int:
     return sum(-(-int(size) // 4096) * 4096 for size in sizes if size.isdecimal())
 
 
-def _share_cache(root: Path) -> None:
-    """The main checkout's cache, remotes and local settings; relative places would be others here."""
+def _share_cache(root: Path, site: Path) -> None:
+    """The main checkout's cache, remotes and local settings; relative places would be others here.
+
+    Args:
+        site: for what DVC notes of this one worktree and would leave in /var/tmp for good.
+    """
     # Only when a worktree is made: the command line starts without dvc.
     from dvc.config import Config
 
@@ -255,6 +264,7 @@ def _share_cache(root: Path) -> None:
         for remote, settings in theirs["remote"].items():
             ours["remote"].setdefault(remote, {}).update(settings)
         ours["cache"]["dir"] = cache
+        ours["core"]["site_cache_dir"] = str(site)
 
 
 def _comings_and_goings(place: Path) -> FileLock:

@@ -127,6 +127,37 @@ def test_a_cache_elsewhere_and_relative_remotes_are_those_of_the_main_checkout(m
     assert [path for path in (main.parent / "store").rglob("*") if path.is_file()]
 
 
+def test_dvc_keeps_its_notes_of_a_worktree_in_the_runs_folder_which_goes(main: Path) -> None:
+    with workspace.workspace("run", "demo") as made:
+        made.dvc("repro")
+        assert list((main / ".retrain" / "run" / "site" / "repo").iterdir())
+    assert not (main / ".retrain" / "run").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
+def test_a_dvc_command_ends_with_its_flow(main: Path) -> None:
+    code = (
+        "from pathlib import Path; from pipeline.workspace import Workspace\n"
+        "Workspace(Path('.'), '', '').dvc('repro')"
+    )
+    (main / "dvc.yaml").write_text("stages:\n  sleep:\n    cmd: exec sleep 60\n")
+    environment = {**workspace.dvc_environment(), "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=main, env=environment) as flow:
+        dvc = wait_for_child(psutil.Process(flow.pid))
+        sleep = wait_for_child(dvc)
+        flow.kill()
+    psutil.wait_procs([dvc], 20)
+    sleep.kill()
+    assert not dvc.is_running()
+
+
+def wait_for_child(process: psutil.Process) -> psutil.Process:
+    end = time.monotonic() + 60
+    while not process.children() and time.monotonic() < end:
+        time.sleep(0.05)
+    return process.children()[0]
+
+
 def test_without_a_remote_nothing_can_be_pushed(main: Path) -> None:
     with workspace.workspace("run", "demo") as made:
         assert not workspace.has_remote(made)
