@@ -200,8 +200,15 @@ def set_params(made: Workspace, preset: str | None, overrides: Mapping[str, Any]
     """Write the run's params.yaml: the committed one, a preset over it, single values over that.
 
     Raises:
-        UserError: as `presets.lay`, or dataset.source is not there.
+        UserError: as `presets.lay`, or the preset is not committed.
     """
+    if preset is not None:
+        file = presets.PRESETS / f"{preset}.yaml"
+        if not (made.root / file).exists() and (lineage.home() / file).exists():
+            raise UserError(
+                f"{file}: is not committed, and a run works on the commit that is checked out; "
+                f"`git add {file}` and commit it"
+            )
     # What is missing from the worktree because git does not have it lies in the main checkout.
     presets.lay(preset, overrides, made.root)
     source = Path(os.path.expanduser(load(made.root / PARAMS_FILE).dataset.source))  # noqa: PTH111

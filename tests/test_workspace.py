@@ -400,6 +400,13 @@ def test_a_mistake_in_the_parameters_is_the_same_line_as_in_the_file(
         assert (made.root / "params.yaml").read_bytes() == before
 
 
+def test_a_preset_that_is_not_committed_is_said_to_be_so(main: Path) -> None:
+    (main / "presets" / "mine.yaml").write_text("train: {epochs: 3}\n")
+    with workspace.workspace("run", "demo") as made, pytest.raises(UserError) as refused:
+        workspace.set_params(made, "mine", {})
+    assert str(refused.value).startswith("presets/mine.yaml: is not committed, and a run works on the commit")
+
+
 def test_a_relative_source_that_git_does_not_have_is_looked_for_in_the_main_checkout(main: Path) -> None:
     own = {"dataset.name": "own", "dataset.source": "data/own"}
     with workspace.workspace("run", "demo") as made:
