@@ -296,6 +296,20 @@ def pull(servers: Servers, run: str, plug: str, stage: str) -> None:
         process.resume()
 
 
+def cancelled(servers: Servers, overrides: dict[str, Any]) -> None:
+    """A run that is cancelled while it trains: it ends in time, and all that it had is free again."""
+    run = servers.begin(overrides=overrides)
+    servers.trainer(run)
+    assert servers.slots_taken() == 1
+    flow = servers.flow_process(run)
+    # The command itself takes seconds to start.
+    servers.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
+    wait_for(lambda: not servers.processes(run) and not flow.is_running(), CANCELLED_S, every=0.2)
+    assert servers.ended(run)["type"] == "CANCELLED"
+    wait_for(lambda: servers.nothing_is_left(run), 30, every=0.2)
+    assert not (servers.project.root / ".retrain" / run).exists()
+
+
 def ends_crashed(servers: Servers, run: str, plug: str, stage: str) -> None:
     """What is promised of a run whose plug was pulled."""
     wait_for(lambda: not servers.processes(run), ENDED_S, every=0.5)
