@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import STAGES, Project, wait_for
+from .conftest import ROOT, STAGES, TINY, Project, wait_for, write_data
 from .retrain_fixtures import LONG, Servers
 
 pytest_plugins = ["end_to_end.retrain_fixtures"]
@@ -355,6 +355,29 @@ def test_a_schedule_that_was_switched_on_or_off_stays_so_when_it_is_deployed_aga
     said = servers.project.run(sys.executable, "-m", "pipeline.deployments").stdout
     assert "facades-weekly: schedule off\n" in said and "quickstart: no schedule\n" in said
     assert not weekly()["active"]
+
+
+def test_own_pairs_are_retrained_on_a_schedule_by_what_the_readme_says(
+    servers: Servers, tmp_path: Path
+) -> None:
+    project, readme = servers.project, (ROOT / "README.md").read_text()
+    write_data(tmp_path / "mine", {"train": 8, "val": 2, "test": 9})
+    project.pix2pix("init-dataset", str(tmp_path / "mine"))
+    (entry,) = re.findall(r"```yaml\n(  - name: mine\n.*?)```", readme, re.DOTALL)
+    (commit,) = re.findall(r"^(git add presets/mine\.yaml .*?)  +#", readme, re.MULTILINE)
+    with (project.root / "prefect.yaml").open("a") as deployments:
+        deployments.write(f"\n{entry}")
+    deploy = (sys.executable, "-m", "pipeline.deployments")
+    assert "mine: schedule on\n" in project.run(*deploy).stdout
+    too_early = servers.ended(servers.begin("mine", preset="mine"))
+    assert too_early["message"].startswith(
+        "presets/mine.yaml: is not committed, and a run works on the commit"
+    )
+    project.run("bash", "-c", commit)
+    small = {f"{part}.{key}": value for part, keys in TINY.items() for key, value in keys.items()}
+    run = servers.begin("mine", preset="mine", overrides={**small, "registry.model_name": "mine"})
+    assert servers.ended(run)["type"] == "COMPLETED", servers.said(run)
+    assert of(servers, "mine")[0] == {"champion": "1"}
 
 
 def test_a_run_that_is_retried_in_prefect_does_not_take_itself_for_crashed(servers: Servers) -> None:
