@@ -49,8 +49,9 @@ servers: export PREFECT_API_URL := http://127.0.0.1:$(PREFECT_PORT)/api
 # As without a server, so that the pages and the files name the same places.
 servers: export MLFLOW_ARTIFACTS := file://$(CURDIR)/mlartifacts
 servers: export PREFECT_HOME := $(CURDIR)/.prefect
+# Not the team's .env, which honcho would read and prefer.
 servers: $(VENV)/.installed
-	@honcho start; status=$$?; test $$status = 130 || exit $$status
+	@honcho start --env /dev/null; status=$$?; test $$status = 130 || exit $$status
 
 clean:
 	@test ! -d .checkpoints || test ! -x $(BIN)/python || $(BIN)/python -m stages.train --remove-stale

@@ -38,6 +38,12 @@ def git_bytes(folder: Path, *arguments: str, **environment: str) -> bytes:
     return done.stdout
 
 
+def objection(error: subprocess.CalledProcessError) -> str:
+    """The line of what git said that says what is wrong; advice may follow it."""
+    lines = error.stderr.decode(errors="replace").strip().splitlines()
+    return str(next((line for line in lines if line.startswith("fatal: ")), lines[-1] if lines else error))
+
+
 def inherited() -> dict[str, str]:
     """This process's environment without what would name another checkout than the current one."""
     elsewhere = re.compile(r"DVC_ROOT$|GIT_(DIR|WORK_TREE|INDEX_FILE|COMMON_DIR|PREFIX)$")

@@ -93,7 +93,7 @@ def retrain(
     try:
         # MLflow takes seconds to load, which git and dvc take too.
         Thread(target=tracking.connect, daemon=True).start()
-        crashes.report()
+        crashes.report(str(runtime.flow_run.id))
         with workspace.workspace(str(runtime.flow_run.id), asked.deployment) as made:
             params = workspace.set_params(made, preset, overrides or {})
             check_source(params, made.root)
@@ -122,6 +122,8 @@ def _end_with_the_worker(run: str) -> None:
 def _retrain(made: Workspace, params: Params, asked: _Request) -> State[Any]:
     log = get_run_logger()
     with ThreadPoolExecutor() as pool:
+        # Of runs that were killed with all that could have said so.
+        pool.submit(outcome.close_dead_runs, made)
         before = pool.submit(outcome.champion, params)
         graph = pool.submit(made.graph)
         settled = stage_tasks.settled(made)
@@ -137,12 +139,10 @@ def _retrain(made: Workspace, params: Params, asked: _Request) -> State[Any]:
             message = f"nothing has changed; {params.registry.model_name} version {known.version} is of this"
             log.info("%s", message)
             return Completed(name="Unchanged", message=message)
-    # Of runs that were killed with all that could have said so.
-    outcome.close_dead_runs(params, made)
     log.info("to look at: %s", ", ".join(plan.to_run) or "nothing; the registry has to be told")
-    ended = stage_tasks.run_stages(made, plan, asked.stage_timeout_h, asked.gpu_timeout_h)
+    ended = stage_tasks.run_stages(made, plan, asked.deployment, asked.stage_timeout_h, asked.gpu_timeout_h)
     # A trainer that was killed, or that found nobody to tell its end to.
-    outcome.close_dead_runs(params, made)
+    outcome.close_dead_runs(made)
     if ended.status:
         # Killed from outside: what is there goes on from the checkpoint the next time.
         kind = Crashed if ended.status > 128 else Failed
@@ -169,7 +169,7 @@ def _started_from_champion(made: Workspace, params: Params) -> Params:
     return workspace.set_params(made, None, {"train.warm_start": delivered.onnx_sha256})
 
 
-def _finish(made: Workspace, params: Params, asked: _Request, champion: Any) -> State[Any]:
+def _finish(made: Workspace, params: Params, asked: _Request, champion: str | None) -> State[Any]:
     log = get_run_logger()
     if workspace.has_remote(made):
         made.dvc("push")
@@ -183,13 +183,21 @@ def _finish(made: Workspace, params: Params, asked: _Request, champion: Any) -> 
         card = CARD.read_text(encoding="utf-8")
         registered = registry.register(params, card, measure, promote=False)
         outcome.tag_commit(registered, commit)
-        publish = partial(outcome.publish, params, champion, asked.deployment, made.branch, commit)
+        publish = partial(_publish, champion, asked.deployment, made.branch, commit)
         if registered.held:
             registered = _settle_held(registered, asked, partial(publish, registered))
         publish(registered)
     message = _in_words(registered)
     log.info("%s", message)
     return Completed(message=message)
+
+
+def _publish(champion: str | None, deployment: str, branch: str, commit: str, done: Registered) -> None:
+    """What is shown of a version; where it cannot be, the version is registered all the same."""
+    try:
+        outcome.publish(champion, deployment, branch, commit, done)
+    except Exception as error:
+        get_run_logger().warning("not everything is on the run's page: %s", tracking.reason(error))
 
 
 def _settle_held(done: Registered, asked: _Request, show: Callable[[], None]) -> Registered:

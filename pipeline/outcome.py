@@ -2,7 +2,9 @@
 
 import base64
 import io
+import os
 import platform
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,30 +15,28 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from pix2pix.errors import UserError
 from pix2pix.params import Params, distance_names
 
-from . import commits, delivery, lineage, promotion, tracking
+from . import commits, delivery, lineage, promotion, tracking, workspace
 from .commits import COMMIT_TAG
-from .registry import HELD, Registered, version_of
+from .registry import HELD, Registered, measured_key, version_of
 from .summary import ROWS
 from .workspace import FOLDER, Workspace
 
+# Where browsers find MLflow, which a worker beside the server calls by another name.
+PAGES_VARIABLE = "PIX2PIX_MLFLOW_URL"
 GRID = Path("reports/test_grid.png")
 # Wide enough to judge, small enough for a row in a database.
 GRID_PX = 1000
 
 
-def champion(params: Params) -> Mapping[str, Any] | None:
-    """The standing champion's metrics, to be shown beside the challenger's; None where none can be seen.
+def champion(params: Params) -> str | None:
+    """The standing champion's version, to be shown beside the challenger; None where none can be seen.
 
     Whether there is one is the gate's question, which asks again and believes no silence.
     """
     from mlflow.exceptions import MlflowException
 
     with suppress(UserError, MlflowException), tracking.reachable() as mlflow:
-        client, name = mlflow.MlflowClient(), params.registry.model_name
-        version = promotion.standing(client, name).champion
-        if version is not None:
-            tags = client.get_model_version(name, version).tags
-            return promotion.read_measurement(tags.get("metrics", "")) or None
+        return promotion.standing(mlflow.MlflowClient(), params.registry.model_name).champion
     return None
 
 
@@ -96,44 +96,65 @@ def tag_commit(done: Registered, commit: str) -> None:
             client.set_model_version_tag(done.model_name, done.version, COMMIT_TAG, commit)
 
 
-def close_dead_runs(params: Params, made: Workspace) -> None:
-    """Mark the MLflow runs of this workspace's killed trainer, which could not say so itself, as KILLED."""
+def close_dead_runs(made: Workspace | None = None) -> None:
+    """Mark the MLflow runs of killed trainers, which could not say so themselves, as KILLED.
+
+    Args:
+        made: the workspace of the run that calls, none of whose stages is running.
+    """
+    place = lineage.home() / FOLDER
+    # Before the question: a run that begins in between is in neither answer.
+    crashed = workspace.crashed()
     with suppress(UserError), tracking.reachable() as mlflow:
         client = mlflow.MlflowClient()
-        experiment = mlflow.get_experiment_by_name(params.registry.model_name)
-        if experiment is None:
-            return
-        for run in client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'"):
+        experiments = [found.experiment_id for found in client.search_experiments()]
+        for run in client.search_runs(experiments, "attributes.status = 'RUNNING'"):
             host, _, path = run.data.tags.get(tracking.PLACE_TAG, "").partition(":")
-            # Whether a worktree is still there is seen from its own machine only.
-            if host != platform.node() or not Path(path).is_relative_to(lineage.home() / FOLDER):
+            # Whether a worktree is still in use is seen from its own machine only.
+            if host != platform.node() or not Path(path).is_relative_to(place):
                 continue
-            if Path(path).is_relative_to(made.root) or not Path(path).exists():
+            name = Path(path).relative_to(place).parts[0]
+            own = made is not None and made.root.is_relative_to(place / name)
+            if own or name in crashed or not (place / name).exists():
                 # Its training had ended if it has weights; registering opens a run again for a moment.
                 complete = "weights_sha256" in run.data.tags
                 client.set_terminated(run.info.run_id, "FINISHED" if complete else "KILLED")
 
 
-def publish(
-    params: Params,
-    standing: Mapping[str, Any] | None,
-    deployment: str,
-    branch: str,
-    commit: str,
-    done: Registered,
-) -> None:
+def artifact_key(deployment: str, what: str) -> str:
+    """An artifact's name on Prefect's page, which takes no other characters."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{deployment}-{what}".lower()).strip("-")
+
+
+def publish(standing: str | None, deployment: str, branch: str, commit: str, done: Registered) -> None:
     """The run's artifacts on Prefect's page: numbers, decision with links, and the test grid.
 
     Call it in the workspace, where the reports are.
+
+    Args:
+        standing: the version that was champion before.
     """
     metrics = tracking.read_json(tracking.REPORTS / "metrics.json")
     create_table_artifact(
-        table(metrics, standing), key=f"{deployment}-metrics", description=f"{metrics['images']} test images"
+        table(metrics, measured(done.model_name, standing, metrics)),
+        key=artifact_key(deployment, "metrics"),
+        description=f"{metrics['images']} test images",
     )
-    create_markdown_artifact(_decision(done, branch, commit), key=f"{deployment}-decision")
+    create_markdown_artifact(_decision(done, branch, commit), key=artifact_key(deployment, "decision"))
     create_image_artifact(
-        _data_uri(GRID), key=f"{deployment}-test-grid", description="input, target, output of test pairs"
+        _data_uri(GRID),
+        key=artifact_key(deployment, "test-grid"),
+        description="input, target, output of test pairs",
     )
+
+
+def measured(name: str, version: str | None, metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A version's metrics; on these test images and with these features where the gate measured it again."""
+    if version is None:
+        return None
+    with tracking.reachable() as mlflow:
+        tags = mlflow.MlflowClient().get_model_version(name, version).tags
+    return promotion.read_measurement(tags.get(measured_key(metrics), tags.get("metrics", ""))) or None
 
 
 def question(done: Registered) -> str:
@@ -183,8 +204,9 @@ def _decision(done: Registered, branch: str, commit: str) -> str:
     with tracking.reachable() as mlflow:
         version = mlflow.MlflowClient().get_model_version(done.model_name, done.version)
         run = mlflow.MlflowClient().get_run(version.run_id).info
-    if tracking.store_uri().startswith(("http://", "https://")):
-        address = f"{tracking.store_name().rstrip('/')}/#"
+    pages = os.environ.get(PAGES_VARIABLE) or tracking.store_name()
+    if pages.startswith(("http://", "https://")):
+        address = f"{pages.rstrip('/')}/#"
         lines += [
             f"- [MLflow run {run.run_name}]({address}/experiments/{run.experiment_id}/runs/{run.run_id})",
             f"- [version {done.version}]({address}/models/{done.model_name}/versions/{done.version})",

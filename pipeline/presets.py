@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from pix2pix.errors import UserError
 from pix2pix.files import atomic_file
@@ -93,13 +94,16 @@ def _lay_over(values: Any, overlay: Any, origin: str) -> list[str]:
             old = values.setdefault(section, {}).get(key)
             if old != value:
                 changes.append(f"{section}.{key}: {old} → {value}")
-                if isinstance(old, list) and isinstance(value, list):
-                    # In place, so that [1, 2, 3] stays on its line.
-                    old[:] = value
-                    old.fa.set_flow_style()  # type: ignore[attr-defined]
-                else:
-                    values[section][key] = value
+                values[section][key] = _on_its_line(old, value) if isinstance(value, list) else value
     return changes
+
+
+def _on_its_line(old: Any, value: list[Any]) -> CommentedSeq:
+    """A list as [1, 2, 3] and, where one was before, with the comment behind that."""
+    kept = old if isinstance(old, CommentedSeq) else CommentedSeq()
+    kept[:] = value
+    kept.fa.set_flow_style()
+    return kept
 
 
 def read_plain(values: Any) -> Any:

@@ -395,7 +395,7 @@ def _was_withdrawn(client: Any, name: str, now: promotion.Standing) -> bool:
 
 def _measured_again(candidate: _Candidate, champion: Any, measure: Measure) -> Mapping[str, Any]:
     """The champion measured on the challenger's test split with its features; done once for each."""
-    kept = promotion.read_measurement(champion.tags.get(_measured_key(candidate.metrics), ""))
+    kept = promotion.read_measurement(champion.tags.get(measured_key(candidate.metrics), ""))
     if kept:
         return kept
     log.info("measuring the champion, version %s, on this test split", champion.version)
@@ -409,10 +409,11 @@ def _measured_again(candidate: _Candidate, champion: Any, measure: Measure) -> M
             f"(`pix2pix promote {candidate.version} --because …` replaces it by hand)"
         ) from error
     candidate.client.set_model_version_tag(
-        candidate.name, champion.version, _measured_key(found), _compact(found)
+        candidate.name, champion.version, measured_key(found), _compact(found)
     )
     return found
 
 
-def _measured_key(metrics: Mapping[str, Any]) -> str:
+def measured_key(metrics: Mapping[str, Any]) -> str:
+    """The tag of a version that keeps what was measured of it on the split and with the features of these."""
     return f"measured_{sha256_json([metrics['split_sha256'], metrics['features']])[:16]}"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pix2pix.errors import UserError
 from pix2pix.params import PARAMS_FILE, read_yaml
 
-from .commits import git, git_bytes, identity
+from . import lineage
+from .commits import git, git_bytes, identity, objection
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -17,20 +18,24 @@ if TYPE_CHECKING:
 LOCK_FILE = Path("dvc.lock")
 # As git wants an old value that is not there yet.
 _NO_COMMIT = "0" * 40
-# Another run moved the branch in between; each of them needs one more try.
+# Another run may have moved the branch in between; each of them needs one more try.
 _RACES = 20
 
 
 def refuse(folder: Path, branch: str) -> None:
     """Raises UserError where no commit can be left on a branch.
 
-    That is where its name is none, or where it is checked out somewhere: a commit would change what git says
-    of that tree.
+    That is where its name is none, where another branch has the name of its folder, or where it is checked
+    out somewhere: a commit would change what git says of that tree.
     """
     try:
         git(folder, "check-ref-format", "--branch", branch)
     except subprocess.CalledProcessError:
         raise UserError(f"{branch}: cannot name a branch; give the deployment a plainer name") from None
+    near = f"refs/heads/{branch.partition('/')[0]}"
+    for other in git(folder, "for-each-ref", "--format=%(refname:lstrip=2)", near).splitlines():
+        if branch.startswith(f"{other}/") or other.startswith(f"{branch}/"):
+            raise UserError(f"{branch}: git makes no such branch beside {other}; rename that one")
     if f"branch refs/heads/{branch}" in git(folder, "worktree", "list", "--porcelain").splitlines():
         raise UserError(
             f"{branch}: is checked out, and a run's commit would change what git says of that tree; "
@@ -92,11 +97,23 @@ def leave_commit(made: "Workspace", message: str) -> str:
         The commit's name in full.
 
     Raises:
-        UserError: the branch was checked out meanwhile, or is moved faster than it can be followed.
+        UserError: the branch was checked out meanwhile, is moved faster than it can be followed, or git has
+            another objection, a full disk for instance.
     """
+    try:
+        return _leave_commit(made, message)
+    except subprocess.CalledProcessError as error:
+        from .workspace import with_full_disk
+
+        said = f"{made.branch}: git leaves no commit there ({objection(error)})"
+        raise UserError(with_full_disk(lineage.home(), said)) from None
+
+
+def _leave_commit(made: "Workspace", message: str) -> str:
     files = [PARAMS_FILE, LOCK_FILE, *small_reports(made.root)]
     tree = _tree(made, [file for file in files if (made.root / file).is_file()])
-    for _ in range(_RACES):
+    tries = _RACES
+    while True:
         tip = _tip(made)
         if tip and _says_the_same(made, tip, tree):
             return tip
@@ -107,9 +124,11 @@ def leave_commit(made: "Workspace", message: str) -> str:
         try:
             git(made.root, "update-ref", f"refs/heads/{made.branch}", new, tip or _NO_COMMIT)
         except subprocess.CalledProcessError:
-            continue
-        return new
-    raise UserError(f"{made.branch}: other runs keep moving it; run again")
+            tries -= 1
+            if not tries:
+                raise
+        else:
+            return new
 
 
 def _tip(made: "Workspace") -> str | None:

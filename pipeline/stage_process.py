@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,7 +16,7 @@ import psutil
 
 from .registry import PROMOTE_VARIABLE
 from .repro import OUTCOME_VARIABLE
-from .workspace import dvc_command, dvc_environment, with_full_disk
+from .workspace import dvc_environment, tied_dvc_command, with_full_disk
 
 # The stage that makes a generator out of pairs.
 TRAIN = "train"
@@ -31,15 +30,6 @@ _CHATTER = re.compile(
 )
 _RESTORED = re.compile(r"Stage '.*' (is cached - skipping run|didn't change, skipping)")
 _KILLED = re.compile(r"exited with -(\d+)$")
-# dvc's parent death signal is set before it begins, and lasts through the exec; where the parent was gone
-# by then, there is nothing to do. Not as preexec_fn, which may deadlock in a process with threads.
-_TIED = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True)
@@ -88,6 +78,8 @@ class StageProcesses:
             timer = threading.Timer(timeout_s, self._end, (process, late))
             timer.daemon = True
             timer.start()
+            over = threading.Event()
+            threading.Thread(target=self._outlived, args=(process, over), daemon=True).start()
             said = []
             try:
                 assert process.stdout is not None
@@ -101,6 +93,7 @@ class StageProcesses:
                 raise
             finally:
                 timer.cancel()
+                over.set()
                 with self._change:
                     # From here on its number may be another's.
                     self._running.discard(process)
@@ -125,12 +118,12 @@ class StageProcesses:
 
     def _start(self, stage: str, outcome: Path, force: bool, commit: bool) -> "subprocess.Popen[str] | None":
         options = [*(["--force"] if force else []), *([] if commit else ["--no-commit"])]
-        dvc = [*dvc_command(), "repro", "--single-item", *options, stage]
+        dvc = [*tied_dvc_command(), "repro", "--single-item", *options, stage]
         with self._change:
             if self.stopping:
                 return None
             process = subprocess.Popen(
-                [sys.executable, "-c", _TIED, str(os.getpid()), *dvc],
+                dvc,
                 cwd=self._root,
                 # The flow promotes, once the commit is there that makes the version again.
                 env=dvc_environment({OUTCOME_VARIABLE: str(outcome), PROMOTE_VARIABLE: "never"}),
@@ -153,6 +146,15 @@ class StageProcesses:
         self._signal(process, signal.SIGTERM)
         _await_end(process.pid)
         self._signal(process, signal.SIGKILL)
+
+    def _outlived(self, process: "subprocess.Popen[str]", over: threading.Event) -> None:
+        """SIGKILL to what is left of the tree GRACE_S after dvc's own end, whoever ended that."""
+        # Looked at and not waited for: as a zombie it keeps its number from others.
+        while not over.wait(1):
+            with suppress(psutil.Error):
+                if psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE and not over.wait(GRACE_S):
+                    self._signal(process, signal.SIGKILL)
+                    return
 
     def _signal(self, process: "subprocess.Popen[str]", number: signal.Signals) -> None:
         with self._change, suppress(ProcessLookupError, PermissionError):

@@ -21,6 +21,7 @@ from prefect.tasks import Task
 from pix2pix.download import DownloadError
 from pix2pix.errors import UserError
 
+from .outcome import artifact_key
 from .stage_process import TRAIN, Ended, StageProcesses
 from .workspace import Workspace
 
@@ -68,15 +69,18 @@ def settled(made: Workspace) -> set[str]:
 # --- the stages --------------------------------------------------------------------------------------
 
 
-def run_stages(made: Workspace, plan: Plan, stage_timeout_h: float, gpu_timeout_h: float) -> Ended:
+def run_stages(
+    made: Workspace, plan: Plan, deployment: str, stage_timeout_h: float, gpu_timeout_h: float
+) -> Ended:
     """Every stage as a task of its name, each after those it needs; how the first that failed ended.
 
     Args:
+        deployment: whose progress is shown.
         stage_timeout_h: hours after which a stage is ended.
         gpu_timeout_h: hours to wait for the slot `gpu`.
     """
     settled = [] if plan.force else [stage for stage in plan.order if stage not in plan.to_run]
-    return _Run(made, plan, _restored(made, settled), stage_timeout_h, gpu_timeout_h).whole()
+    return _Run(made, plan, _restored(made, settled), deployment, stage_timeout_h, gpu_timeout_h).whole()
 
 
 def _restored(made: Workspace, stages: Sequence[str]) -> Sequence[str]:
@@ -98,11 +102,13 @@ class _Run:
         made: Workspace,
         plan: Plan,
         restored: Sequence[str],
+        deployment: str,
         stage_timeout_h: float,
         gpu_timeout_h: float,
     ) -> None:
         self._plan = plan
         self._restored = restored
+        self._deployment = deployment
         self._stage_timeout_h = stage_timeout_h
         self._gpu_timeout_h = gpu_timeout_h
         self._processes = StageProcesses(made.root)
@@ -155,7 +161,7 @@ class _Run:
         if stage in self._restored:
             log.info(RESTORED)
             return Completed(message=RESTORED)
-        progress = _Progress(stage)
+        progress = _Progress(artifact_key(self._deployment, stage))
 
         def tell(line: str) -> None:
             log.info("%s", line)
@@ -218,7 +224,7 @@ class _Run:
 class _Progress:
     """The bar on Prefect's page, from the lines that a stage writes where there is no terminal."""
 
-    stage: str
+    key: str
     artifact: Any = None
 
     def see(self, line: str) -> None:
@@ -234,8 +240,7 @@ class _Progress:
         # An ornament: a server that is being restarted must not end a training.
         with suppress(Exception):
             if self.artifact is None:
-                key = self.stage.replace("_", "-")
-                self.artifact = create_progress_artifact(share, key=key, description=text)
+                self.artifact = create_progress_artifact(share, key=self.key, description=text)
             else:
                 update_progress_artifact(self.artifact, share, description=text)
 

@@ -1,7 +1,6 @@
 """`make servers`, once the servers answer: makes what the deployments need, deploys, becomes the worker."""
 
 import os
-import subprocess
 import sys
 import urllib.request
 
@@ -13,7 +12,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from pix2pix.errors import UserError
 
-from . import crashes, notification
+from . import crashes, deployments, notification, outcome, workspace
 from .stage_tasks import GPU_LIMIT
 
 WORK_POOL = "pix2pix"
@@ -39,14 +38,12 @@ def main() -> None:
     with get_client(sync_client=True) as client:
         _prepare(client)
         told = notification.arrange(client, webhook)
-    crashes.report()
-    prefect = [sys.executable, "-m", "prefect"]
-    done = subprocess.run(
-        [*prefect, "--no-prompt", "deploy", "--all"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(f"prefect.yaml cannot be deployed:\n{done.stdout}{done.stderr}")
+        deployments.deploy(client)
+    if workspace.crashed():
+        crashes.report()
+        outcome.close_dead_runs()
     print(f"\n  MLflow   {mlflow}\n  Prefect  {api.removesuffix('/api')}\n  {told}\n", flush=True)
+    prefect = [sys.executable, "-m", "prefect"]
     os.execv(
         sys.executable,
         [*prefect, "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", "here"],

@@ -19,9 +19,18 @@ from pix2pix.files import named_failure
 from pix2pix.params import PARAMS_FILE, Params, load
 
 from . import lineage, presets, retrain_branch
-from .commits import BRANCHES, git, inherited
+from .commits import BRANCHES, git, inherited, objection
 
 FOLDER = Path(".retrain")
+# dvc's parent death signal is set before it begins, and lasts through the exec; where the parent was gone
+# by then, there is nothing to do. Not as preexec_fn, which may deadlock in a process with threads.
+_TIED = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 # Less is not enough for a single cached file and dvc's own notes.
 _FULL_BYTES = 2**20
 
@@ -47,7 +56,7 @@ class Workspace:
             UserError: dvc has an objection, unless `check` is False.
         """
         done = subprocess.run(
-            [*dvc_command(), *arguments],
+            [*tied_dvc_command(), *arguments],
             cwd=self.root,
             env=dvc_environment(),
             capture_output=True,
@@ -84,6 +93,11 @@ def with_full_disk(folder: Path, line: str) -> str:
 def dvc_command() -> list[str]:
     """How dvc is started: with this Python, whatever is on the path."""
     return [sys.executable, "-m", "dvc"]
+
+
+def tied_dvc_command() -> list[str]:
+    """The same, for a dvc that Linux ends with the thread that starts it."""
+    return [sys.executable, "-c", _TIED, str(os.getpid()), *dvc_command()]
 
 
 def dvc_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -142,7 +156,7 @@ def detached(name: str, commit: str, branch: str = "") -> Iterator[Workspace]:
         made = Workspace(tree / inside, branch, sha)
         with named_failure(tree):
             _add_worktree(top, tree, sha)
-            _share_cache(made.root)
+            _share_cache(made.root, folder / "site")
         yield made
     finally:
         with _comings_and_goings(place):
@@ -186,8 +200,15 @@ def set_params(made: Workspace, preset: str | None, overrides: Mapping[str, Any]
     """Write the run's params.yaml: the committed one, a preset over it, single values over that.
 
     Raises:
-        UserError: as `presets.lay`, or dataset.source is not there.
+        UserError: as `presets.lay`, or the preset is not committed.
     """
+    if preset is not None:
+        file = presets.PRESETS / f"{preset}.yaml"
+        if not (made.root / file).exists() and (lineage.home() / file).exists():
+            raise UserError(
+                f"{file}: is not committed, and a run works on the commit that is checked out; "
+                f"`git add {file}` and commit it"
+            )
     # What is missing from the worktree because git does not have it lies in the main checkout.
     presets.lay(preset, overrides, made.root)
     source = Path(os.path.expanduser(load(made.root / PARAMS_FILE).dataset.source))  # noqa: PTH111
@@ -222,8 +243,7 @@ def _add_worktree(top: Path, tree: Path, sha: str) -> None:
         # git says which file it could not write and not why, and has removed the others.
         if shutil.disk_usage(tree.parent).free < _size(top, sha):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
-        said = error.stderr.decode(errors="replace").strip().splitlines()
-        raise UserError(f"{tree}: git makes no worktree there ({said[-1] if said else error})") from None
+        raise UserError(f"{tree}: git makes no worktree there ({objection(error)})") from None
 
 
 def _size(top: Path, sha: str) -> int:
@@ -233,8 +253,12 @@ def _size(top: Path, sha: str) -> int:
     return sum(-(-int(size) // 4096) * 4096 for size in sizes if size.isdecimal())
 
 
-def _share_cache(root: Path) -> None:
-    """The main checkout's cache, remotes and local settings; relative places would be others here."""
+def _share_cache(root: Path, site: Path) -> None:
+    """The main checkout's cache, remotes and local settings; relative places would be others here.
+
+    Args:
+        site: for what DVC notes of this one worktree and would leave in /var/tmp for good.
+    """
     # Only when a worktree is made: the command line starts without dvc.
     from dvc.config import Config
 
@@ -247,6 +271,7 @@ def _share_cache(root: Path) -> None:
         for remote, settings in theirs["remote"].items():
             ours["remote"].setdefault(remote, {}).update(settings)
         ours["cache"]["dir"] = cache
+        ours["core"]["site_cache_dir"] = str(site)
 
 
 def _comings_and_goings(place: Path) -> FileLock:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline import flows, outcome, stage_tasks
+from pipeline.registry import Registered
 from pipeline.stage_tasks import share_done
 from pipeline.workspace import Workspace
 
@@ -123,6 +125,19 @@ def test_the_table_sets_champion_and_challenger_side_by_side() -> None:
 def test_a_champion_that_was_measured_otherwise_is_not_set_against_it(change: dict[str, Any] | None) -> None:
     standing = None if change is None else {**metrics(0.15), **change}
     assert all(row["champion"] == row["difference"] == "" for row in outcome.table(metrics(0.1), standing))
+
+
+def test_a_page_that_cannot_be_written_is_logged_and_fails_no_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*arguments: object) -> None:
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(outcome, "publish", refused)
+    # Outside of a run there is none of Prefect's.
+    monkeypatch.setattr(flows, "get_run_logger", lambda: logging.getLogger("run"))
+    flows._publish("1", "demo", "retrain/demo", "c0ffee", Registered("m", "2", "champion", "better", True))
+    assert caplog.messages == ["not everything is on the run's page: the server is gone"]
 
 
 def test_the_picture_is_reduced_and_travels_as_text(tmp_path: Path) -> None:

@@ -48,6 +48,14 @@ def changed_lines() -> list[str]:
     return [line for line in difflib.ndiff(before, after) if line[0] in "-+"]
 
 
+def test_a_list_over_a_list_over_a_number_stays_on_its_line() -> None:
+    name = own_preset("prepare: {image_px: [256, 512]}")
+    changes = presets.lay(name, {"prepare.image_px": [512, 256]})
+    assert [line for line in changes if "image_px" in line][-1] == "prepare.image_px: [256, 512] → [512, 256]"
+    assert load(PARAMS).prepare.image_px == (512, 256)
+    assert any(line.startswith("+   image_px: [512, 256]") for line in changed_lines())
+
+
 def test_there_is_a_preset_for_every_file() -> None:
     assert presets.names() == NAMES
     assert sorted(PAPER + SMALL) == NAMES

@@ -143,6 +143,27 @@ def test_a_listener_that_fails_leaves_no_stage_behind(root: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
+def test_a_stage_that_does_not_listen_is_killed_after_a_grace_where_dvc_was_killed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.stage_process.GRACE_S", 1.0)
+    stage(root, seconds=60, linger=60)
+
+    def tell(line: str) -> None:
+        if line == "begun":
+            dvc = psutil.Process(int((root / "pid.txt").read_text())).parent()
+            assert dvc
+            dvc.kill()
+
+    begun = time.monotonic()
+    ended = StageProcesses(root).run("sleep", tell, timeout_s=60)
+    assert ended == Ended(137, "sleep: dvc was ended by SIGKILL")
+    assert not lives(root)
+    assert (root / "ended.txt").exists()
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
 def test_a_killed_flow_takes_dvc_and_the_stage_with_it(root: Path) -> None:
     code = (
         "from pathlib import Path; from pipeline.stage_process import StageProcesses\n"

@@ -3,10 +3,13 @@
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from filelock import FileLock
 
@@ -124,6 +127,37 @@ def test_a_cache_elsewhere_and_relative_remotes_are_those_of_the_main_checkout(m
     assert [path for path in (main.parent / "store").rglob("*") if path.is_file()]
 
 
+def test_dvc_keeps_its_notes_of_a_worktree_in_the_runs_folder_which_goes(main: Path) -> None:
+    with workspace.workspace("run", "demo") as made:
+        made.dvc("repro")
+        assert list((main / ".retrain" / "run" / "site" / "repo").iterdir())
+    assert not (main / ".retrain" / "run").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
+def test_a_dvc_command_ends_with_its_flow(main: Path) -> None:
+    code = (
+        "from pathlib import Path; from pipeline.workspace import Workspace\n"
+        "Workspace(Path('.'), '', '').dvc('repro')"
+    )
+    (main / "dvc.yaml").write_text("stages:\n  sleep:\n    cmd: exec sleep 60\n")
+    environment = {**workspace.dvc_environment(), "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=main, env=environment) as flow:
+        dvc = wait_for_child(psutil.Process(flow.pid))
+        sleep = wait_for_child(dvc)
+        flow.kill()
+    psutil.wait_procs([dvc], 20)
+    sleep.kill()
+    assert not dvc.is_running()
+
+
+def wait_for_child(process: psutil.Process) -> psutil.Process:
+    end = time.monotonic() + 60
+    while not process.children() and time.monotonic() < end:
+        time.sleep(0.05)
+    return process.children()[0]
+
+
 def test_without_a_remote_nothing_can_be_pushed(main: Path) -> None:
     with workspace.workspace("run", "demo") as made:
         assert not workspace.has_remote(made)
@@ -186,6 +220,28 @@ def test_a_branch_that_is_moved_in_between_is_followed(main: Path, monkeypatch: 
         commit = leave_commit(made, "ours")
     assert len(tips) == 2 and tips[0] is None
     assert git(main, "show", "-s", "--format=%s", f"{commit}^") == "other"
+
+
+def test_an_objection_of_git_to_the_commit_is_its_own_line(main: Path) -> None:
+    with workspace.workspace("run", "demo") as made:
+        # A kill of git itself leaves this behind.
+        (main / ".git" / "refs" / "heads" / "retrain").mkdir()
+        (main / ".git" / "refs" / "heads" / "retrain" / "demo.lock").touch()
+        with pytest.raises(
+            UserError, match=r"^retrain/demo: git leaves no commit there \(.*demo\.lock"
+        ) as said:
+            leave_commit(made, "retrained")
+        assert "\n" not in str(said.value)
+
+
+def test_a_full_disk_that_git_does_not_speak_of_is_named(main: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with workspace.workspace("run", "demo") as made:
+        monkeypatch.setattr(workspace.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+        (main / ".git" / "refs" / "heads" / "retrain").write_text("in the way")
+        with pytest.raises(
+            UserError, match=f"^{main}: No space left on device; .*retrain/demo: git leaves no"
+        ):
+            leave_commit(made, "retrained")
 
 
 def test_a_commit_needs_nobody_known_to_git(main: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +318,17 @@ def test_a_branch_that_is_checked_out_is_refused_before_anything(main: Path) -> 
     assert state(main) == before
 
 
+@pytest.mark.parametrize("other", ["retrain", "retrain/demo/old"])
+def test_a_branch_that_stands_in_the_way_is_refused_before_anything(main: Path, other: str) -> None:
+    git(main, "branch", other)
+    git(main, "branch", "retrained")
+    said = f"^retrain/demo: git makes no such branch beside {other}; rename that one$"
+    with pytest.raises(UserError, match=said), workspace.workspace("run", "demo"):
+        pass
+    git(main, "branch", "-D", other)
+    run_once()
+
+
 @pytest.mark.parametrize(
     ("deployment", "commit", "said"),
     [("de mo", "HEAD", "retrain/de mo: cannot name a branch"), ("demo", "nowhere", "nowhere: is no commit")],
@@ -331,6 +398,13 @@ def test_a_mistake_in_the_parameters_is_the_same_line_as_in_the_file(
             workspace.set_params(made, preset, overrides)
         assert str(refused.value).startswith(said)
         assert (made.root / "params.yaml").read_bytes() == before
+
+
+def test_a_preset_that_is_not_committed_is_said_to_be_so(main: Path) -> None:
+    (main / "presets" / "mine.yaml").write_text("train: {epochs: 3}\n")
+    with workspace.workspace("run", "demo") as made, pytest.raises(UserError) as refused:
+        workspace.set_params(made, "mine", {})
+    assert str(refused.value).startswith("presets/mine.yaml: is not committed, and a run works on the commit")
 
 
 def test_a_relative_source_that_git_does_not_have_is_looked_for_in_the_main_checkout(main: Path) -> None:

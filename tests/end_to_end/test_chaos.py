@@ -3,10 +3,14 @@
 import pytest
 
 from .conftest import STAGES
-from .retrain_fixtures import LONG, Servers, disturbed, undisturbed
+from .retrain_fixtures import LONG, Servers, cancelled, disturbed, undisturbed
 
 pytest_plugins = ["end_to_end.retrain_fixtures"]
 pytestmark = pytest.mark.chaos
+
+
+def test_cancelling_ends_the_whole_tree_and_frees_the_slot_in_the_promised_time(servers: Servers) -> None:
+    cancelled(servers, {**LONG, "train.seed": 100})
 
 
 @pytest.mark.parametrize(("plug", "seed"), [("dvc", 101), ("flow", 102), ("worker", 103), ("stage", 104)])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import STAGES, Project, wait_for
+from .conftest import ROOT, STAGES, TINY, Project, wait_for, write_data
 from .retrain_fixtures import LONG, Servers
 
 pytest_plugins = ["end_to_end.retrain_fixtures"]
@@ -74,7 +75,9 @@ def test_the_page_has_the_numbers_the_decision_and_the_picture(
     servers: Servers, first: tuple[str, Any, bool]
 ) -> None:
     artifacts = servers.artifacts(first[0])
-    assert set(artifacts) == {"quickstart-metrics", "quickstart-decision", "quickstart-test-grid"}
+    # And how far stages are that take long enough to say so.
+    shown = {key for key, artifact in artifacts.items() if artifact["type"] != "progress"}
+    assert shown == {"quickstart-metrics", "quickstart-decision", "quickstart-test-grid"}
     rows = json.loads(artifacts["quickstart-metrics"]["data"])
     assert [row["metric"] for row in rows][2] == "L1 (0–1)"
     assert all(row["challenger"] and row["champion"] == "" for row in rows)
@@ -317,9 +320,82 @@ def test_the_automation_follows_its_file_and_the_variable_and_is_never_doubled(s
 
 
 def test_a_second_run_of_a_deployment_that_cancels_new_ones_is_refused(servers: Servers) -> None:
-    running = servers.begin("refusing", overrides={**LONG, "train.seed": 6})
+    running = servers.begin("Refusing_v1.0", overrides={**LONG, "train.seed": 6})
     servers.trainer(running)
-    refused = servers.ended(servers.begin("refusing"))
+    refused = servers.ended(servers.begin("Refusing_v1.0"))
     assert (refused["type"], refused["message"]) == ("CANCELLED", "Deployment concurrency limit reached.")
     assert servers.ended(running)["type"] == "COMPLETED"
     assert servers.nothing_is_left(running)
+    # Whatever a deployment is called, its page shows what there is to show.
+    artifacts = servers.artifacts(running)
+    shown = {"metrics", "decision", "test-grid", "train"}
+    assert set(artifacts) >= {f"refusing-v1-0-{what}" for what in shown}
+    progress = artifacts["refusing-v1-0-train"]
+    assert (progress["type"], progress["data"], progress["description"]) == ("progress", 100.0, "done")
+
+
+def test_a_schedule_that_was_switched_on_or_off_stays_so_when_it_is_deployed_again(servers: Servers) -> None:
+    def weekly() -> dict[str, Any]:
+        (schedule,) = servers.get("/deployments/name/retrain/facades-weekly")["schedules"]
+        return dict(schedule)
+
+    def switch(how: str) -> None:
+        command = ("deployment", "schedule", how, "retrain/facades-weekly", weekly()["id"])
+        servers.project.run(sys.executable, "-m", "prefect", *command)
+
+    assert not weekly()["active"]
+    switch("resume")
+    as_switched = weekly()["id"]
+    servers.end("worker", signal.SIGTERM)
+    servers.start("worker")
+    assert weekly()["active"]
+    assert weekly()["id"] == as_switched
+    switch("pause")
+    # As a team's checkout is deployed.
+    said = servers.project.run(sys.executable, "-m", "pipeline.deployments").stdout
+    assert "facades-weekly: schedule off\n" in said and "quickstart: no schedule\n" in said
+    assert not weekly()["active"]
+
+
+def test_own_pairs_are_retrained_on_a_schedule_by_what_the_readme_says(
+    servers: Servers, tmp_path: Path
+) -> None:
+    project, readme = servers.project, (ROOT / "README.md").read_text()
+    write_data(tmp_path / "mine", {"train": 8, "val": 2, "test": 9})
+    project.pix2pix("init-dataset", str(tmp_path / "mine"))
+    (entry,) = re.findall(r"```yaml\n(  - name: mine\n.*?)```", readme, re.DOTALL)
+    (commit,) = re.findall(r"^(git add presets/mine\.yaml .*?)  +#", readme, re.MULTILINE)
+    with (project.root / "prefect.yaml").open("a") as deployments:
+        deployments.write(f"\n{entry}")
+    deploy = (sys.executable, "-m", "pipeline.deployments")
+    assert "mine: schedule on\n" in project.run(*deploy).stdout
+    too_early = servers.ended(servers.begin("mine", preset="mine"))
+    assert too_early["message"].startswith(
+        "presets/mine.yaml: is not committed, and a run works on the commit"
+    )
+    project.run("bash", "-c", commit)
+    small = {f"{part}.{key}": value for part, keys in TINY.items() for key, value in keys.items()}
+    run = servers.begin("mine", preset="mine", overrides={**small, "registry.model_name": "mine"})
+    assert servers.ended(run)["type"] == "COMPLETED", servers.said(run)
+    assert of(servers, "mine")[0] == {"champion": "1"}
+
+
+def test_a_run_that_is_retried_in_prefect_does_not_take_itself_for_crashed(servers: Servers) -> None:
+    flow = servers.get("/deployments/name/retrain/quickstart")["flow_id"]
+
+    def there(kind: str) -> str:
+        """A run in a state, and what it has left when it was killed."""
+        run = str(servers.post("/flow_runs/", flow_id=flow, state={"type": kind})["id"])
+        (servers.project.root / ".retrain" / run).mkdir()
+        return run
+
+    def report(own: str) -> dict[str, str]:
+        code = f"from pipeline import crashes; crashes.report({own!r})"
+        servers.project.run(sys.executable, "-c", code)
+        return {run: servers.get(f"/flow_runs/{run}")["state_type"] for run in runs}
+
+    runs = retried, waiting, gone = there("RUNNING"), there("SCHEDULED"), there("RUNNING")
+    assert report(retried) == {retried: "RUNNING", waiting: "SCHEDULED", gone: "CRASHED"}
+    assert report("") == {retried: "CRASHED", waiting: "SCHEDULED", gone: "CRASHED"}
+    for run in runs:
+        (servers.project.root / ".retrain" / run).rmdir()

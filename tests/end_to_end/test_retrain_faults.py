@@ -1,6 +1,7 @@
 """Faults of the flow `retrain`: plugs pulled out, servers that are down, a full disk, and who is told."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .conftest import wait_for
-from .retrain_fixtures import ENDED_S, LONG, Servers, disturbed, undisturbed
+from .conftest import ROOT, wait_for
+from .retrain_fixtures import ENDED_S, LONG, Servers, cancelled, disturbed, undisturbed
 from .test_full_disk import fill
 
 pytest_plugins = ["end_to_end.retrain_fixtures"]
@@ -29,25 +30,15 @@ def champion(servers: Servers) -> str:
 
 
 def test_cancelling_ends_the_whole_tree_and_frees_the_slot(servers: Servers) -> None:
-    run = servers.begin(overrides={**LONG, "train.seed": 2})
-    servers.trainer(run)
-    assert servers.slots_taken() == 1
-    flow = servers.flow_process(run)
-    command = ("-m", "prefect", "flow-run", "cancel", run)
-    servers.project.run(sys.executable, *command)
-    # 15 seconds are promised; other tests share the cores here.
-    wait_for(lambda: not servers.processes(run) and not flow.is_running(), 30, every=0.2)
-    assert servers.ended(run)["type"] == "CANCELLED"
-    wait_for(lambda: servers.nothing_is_left(run), 30, every=0.2)
-    assert not (servers.project.root / ".retrain" / run).exists()
+    cancelled(servers, {**LONG, "train.seed": 2})
 
 
 def test_killed_at_any_place_a_run_ends_crashed_and_the_next_goes_on_to_the_same_generator(
     servers: Servers, champion: str
 ) -> None:
-    """`make chaos` does this for every process, the worker too, at every stage."""
+    """`make chaos` does this for every process at every stage."""
     overrides = {**LONG, "train.seed": 5}
-    plugs = [("stage", "train"), ("flow", "train"), ("dvc", "export")]
+    plugs = [("stage", "train"), ("worker", "train"), ("flow", "train"), ("dvc", "export")]
     last = disturbed(servers, overrides, plugs)
     rows = servers.artifacts(last)["quickstart-metrics"]
     assert all(row["champion"] and row["difference"] for row in json.loads(rows["data"]))
@@ -181,10 +172,13 @@ def test_a_flow_that_lost_its_worker_and_its_server_ends_and_is_reported_by_the_
 
 def test_ctrl_c_on_honcho_ends_the_servers_and_a_training(servers: Servers) -> None:
     servers.end_all()
+    # A checkout may be a team's as well, whose ports are none of these servers'.
+    (servers.project.root / ".env").write_text("MLFLOW_PORT=another\n")
+    (typed,) = re.findall(r"^\t@(honcho start[^;]*);", (ROOT / "Makefile").read_text(), re.MULTILINE)
     log = servers.project.root.parent / "honcho.log"
     with log.open("w") as output:
         honcho = subprocess.Popen(
-            [sys.executable, "-m", "honcho", "start"],
+            [sys.executable, "-m", *typed.split()],
             cwd=servers.project.root,
             env=servers.project.environment(**servers.variables),
             stdout=output,

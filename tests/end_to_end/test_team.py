@@ -233,7 +233,7 @@ def test_a_worker_retrains_and_the_gate_decides_on_postgresql_and_s3(
         # The worker makes the pool that the deployments are for.
         wait_for(lambda: "started" in team.log.read_text() or worker.poll() is not None, 60)
         team.prefect("gcl", "create", "gpu", "--limit", "1")
-        team.prefect("deploy", "--all")
+        team.project.run(sys.executable, "-m", "pipeline.deployments", **team.variables)
         assert team.retrain() == "Completed"
         assert postgres.sql("mlflow", ALIASES) == ["champion|1"]
         # The gate on two measurements from PostgreSQL, and what became of its decision there.
