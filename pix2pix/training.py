@@ -87,9 +87,7 @@ def fit(
         Collapsed: a sign of collapse, where the recipe says to stop.
         Interrupted: `stop_requested` said so; the checkpoint has this very step.
     """
-    # What is told to others must not come up on the leader's own device.
-    where = device if group.count == 1 else torch.device("cpu")
-    if saved := group.told(folder.load(where) if group.leads else None):
+    if saved := group.told(folder.load() if group.leads else None):
         with folder.taken_up():
             state.from_checkpoint(saved, device, group, recipe.seed)
     steps_per_epoch = math.ceil(len(train.names) / recipe.batch)

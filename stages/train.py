@@ -34,7 +34,7 @@ from pix2pix.params import Model, Params, Size, said_size, unet_levels
 from pix2pix.processes import Group
 
 from . import OUTCOME_VARIABLE
-from .following import follow
+from .following import SAMPLE_NAMES, follow
 from .runner import Stopped, run
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ def _lead(
     _write_csv(LOSSES, LOSS_COLUMNS, finished.loss_rows)
     _write_csv(VALIDATION, VALIDATION_COLUMNS, finished.validation_rows)
     with atomic_folder(SAMPLES) as samples:
-        for file in sorted((folder.path / "samples").glob("*.png")):
+        for file in sorted((folder.path / "samples").glob(SAMPLE_NAMES)):
             (samples / file.name).write_bytes(file.read_bytes())
     tracked.finish(sha256_file(GENERATOR))
 

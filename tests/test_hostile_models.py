@@ -51,7 +51,7 @@ class Bomb:
 def load_checkpoint(path: Path) -> None:
     folder = CheckpointFolder(path.parent, "f")
     path.rename(folder.path / "checkpoint.pt")
-    folder.load(CPU)
+    folder.load()
 
 
 def load_warm_start(path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_header_that_lies_about_its_length_is_refused(tmp_path: Path, length: 
 def test_a_checkpoint_of_something_else_says_how_to_start_anew(tmp_path: Path, saved: Any) -> None:
     folder, network = CheckpointFolder(tmp_path, "f"), Generator(levels=5, channels=2)
     torch.save(saved, folder.path / "checkpoint.pt")
-    state = folder.load(CPU)
+    state = folder.load()
     assert state
     with pytest.raises(UserError) as caught, folder.taken_up():
         network.load_state_dict(state["generator"])

@@ -20,6 +20,14 @@ def holder(project: Project) -> int | None:
     return None
 
 
+def written(project: Project) -> dict[str, bytes]:
+    """What a training has written, by path."""
+    names = ("models/generator.safetensors", "reports/losses.csv", "reports/validation.csv")
+    return {
+        name: made for name, made in project.outputs().items() if name.startswith((*names, "reports/samples"))
+    }
+
+
 def is_running(pid: int) -> bool:
     """A zombie is gone: what it held is free."""
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -57,14 +65,19 @@ def test_killed_while_it_writes_a_checkpoint_it_goes_on_to_the_same_bytes(projec
         process.kill()
         process.communicate(timeout=60)
     assert is_writing(), "no kill met a checkpoint being written"
-    files = ("models/generator.safetensors", "reports/losses.csv", "reports/validation.csv")
+    (kept,) = (project.root / ".checkpoints").iterdir()
+    # And one that met a picture being written.
+    (kept / "samples").mkdir(exist_ok=True)
+    (kept / "samples" / ".epoch-0001.png.abcd1234.png").write_bytes(b"torn")
     resumed = project.run(sys.executable, "-m", "stages.train")
     assert "going on from the checkpoint" in resumed.stdout + resumed.stderr
-    killed = {name: (project.root / name).read_bytes() for name in files}
+    killed = written(project)
+    assert "reports/samples/epoch-0012.png" in killed
+    assert not [name for name in killed if "/." in name]
     assert not list((project.root / ".checkpoints").iterdir())
     whole = project.run(sys.executable, "-m", "stages.train")
     assert "going on" not in whole.stdout + whole.stderr
-    assert killed == {name: (project.root / name).read_bytes() for name in files}
+    assert killed == written(project)
     steps = [int(line.split(",")[0]) for line in killed["reports/losses.csv"].decode().splitlines()[1:]]
     assert steps == list(range(3, 97, 3))
 
