@@ -180,6 +180,23 @@ class _Recorder:
         self._file.flush()
 
 
+def save_tensors(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and numbers as torch does, whole or not at all.
+
+    Raises:
+        UserError: the disk is full or does not let us.
+    """
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        recorder = _Recorder(file)
+        try:
+            torch.save(dict(state), recorder)  # type: ignore[arg-type]
+        except RuntimeError:
+            # torch has words of its own for a full disk.
+            if recorder.error:
+                raise recorder.error from None
+            raise
+
+
 class CheckpointFolder:
     """Where one training keeps its state, named by the fingerprint of all that decides its bits.
 
@@ -220,15 +237,7 @@ class CheckpointFolder:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint, whole or not at all."""
-        with atomic_file(self.path / CHECKPOINT) as partial, partial.open("wb") as file:
-            recorder = _Recorder(file)
-            try:
-                torch.save(dict(state), recorder)  # type: ignore[arg-type]
-            except RuntimeError:
-                # torch has words of its own for a full disk.
-                if recorder.error:
-                    raise recorder.error from None
-                raise
+        save_tensors(self.path / CHECKPOINT, state)
 
     def load(self) -> dict[str, Any] | None:
         """The last checkpoint, on the CPU, or None where there is none.
