@@ -28,7 +28,7 @@ from pix2pix.events import (
     Interrupted,
 )
 from pix2pix.feed import Feed
-from pix2pix.files import atomic_file, atomic_folder, sha256_file, sha256_json
+from pix2pix.files import atomic_file, atomic_folder, remove_partials, sha256_file, sha256_json
 from pix2pix.pair_files import PairFiles
 from pix2pix.params import Model, Params, Size, said_size, unet_levels
 from pix2pix.processes import Group
@@ -284,8 +284,16 @@ def _checkpoints() -> Path:
     return lineage.home() / ".checkpoints"
 
 
-def remove_stale_checkpoints(params: Params) -> None:
-    """Remove what interrupted trainings left, but not what these parameters would go on with."""
+def remove_stale(params: Params) -> None:
+    """Remove what interrupted trainings left, but not what these parameters would go on with.
+
+    And what any stage has left half-written as it was killed.
+    """
+    for folder in ("data", "models", "reports"):
+        for path in remove_partials(Path(folder)):
+            log.info("removed %s", path)
+    if not _checkpoints().is_dir():
+        return
     kept = None
     if (PAIRS / "pairs.json").exists():
         device, _ = devices.choose(params.train.device)
@@ -342,4 +350,4 @@ def _stop_flag() -> Iterator[list[int]]:
 
 
 if __name__ == "__main__":
-    run(remove_stale_checkpoints if sys.argv[1:] == ["--remove-stale"] else train)
+    run(remove_stale if sys.argv[1:] == ["--remove-stale"] else train)
