@@ -2,7 +2,8 @@
 # make test    the whole test suite          make lint    formatting, lint, types, Dockerfile
 # make chaos   plugs pulled out of scheduled runs, every one at every stage; some ten minutes
 # make fuzz    readers of strangers' files against changed bytes: FUZZ_SECONDS each, 600 unless told
-# make ui      the MLflow page on MLFLOW_PORT  make clean   stale checkpoints and caches of tools
+# make ui      the MLflow page on MLFLOW_PORT
+# make clean   stale checkpoints, what kills left half-written and caches of tools away
 # make servers MLflow, Prefect and a worker for scheduled retraining; other ports: MLFLOW_PORT, PREFECT_PORT;
 #              PIX2PIX_WEBHOOK: a chat that is told of failed runs
 SHELL := /bin/bash
@@ -54,7 +55,7 @@ servers: $(VENV)/.installed
 	@honcho start --env /dev/null; status=$$?; test $$status = 130 || exit $$status
 
 clean:
-	@test ! -d .checkpoints || test ! -x $(BIN)/python || $(BIN)/python -m stages.train --remove-stale
+	@test ! -x $(BIN)/python || $(BIN)/python -m stages.train --remove-stale
 	@rm -rf data/.prepare .mlflow.db.*
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 

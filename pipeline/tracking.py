@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from tempfile import TemporaryDirectory, gettempdir
+from threading import Event, Thread
 from typing import Any
 
 from pix2pix.errors import UserError
@@ -40,6 +42,9 @@ REPORTS = Path("reports")
 PLACE_TAG = "place"
 # The digest of the file that weights were imported from, which were not trained here.
 IMPORTED_TAG = "imported_sha256"
+# Of the ten that a stage has to end: the rest is for its step, its checkpoint and Python's own end.
+STOP_S = 3.0
+THREAD = "telling MLflow"
 
 
 class Unreachable(UserError):
@@ -205,11 +210,19 @@ def use_experiment(mlflow: Any, name: str) -> str:
 
 
 class TrainingRun:
-    """What a training tells MLflow. The first failure is said once and ends the telling, not the training."""
+    """What a training tells MLflow, in a thread of its own: a store that hangs holds up no step and no end.
 
-    def __init__(self, mlflow: Any, grids: int) -> None:
-        self._mlflow = mlflow
+    The first failure is said once and ends the telling, not the training.
+    """
+
+    def __init__(self, begin: Callable[[Any], None] | None, grids: int) -> None:
         self._grids_left = grids
+        self._actions: SimpleQueue[Callable[[Any], Any] | None] = SimpleQueue()
+        self._begun = Event()
+        # A daemon: whoever waits for an answer that never comes does not keep this process.
+        self._thread = Thread(target=self._talk, args=(begin,), name=THREAD, daemon=True)
+        if begin:
+            self._thread.start()
 
     def losses(self, step: int, values: Mapping[str, float]) -> None:
         """A point of the loss curves."""
@@ -230,35 +243,51 @@ class TrainingRun:
         """The training is complete and its files are in place."""
         self._tell(lambda mlflow: mlflow.set_tag("weights_sha256", weights_sha256))
         self._tell(lambda mlflow: mlflow.log_artifact(str(REPORTS / "losses.csv")))
-        self._tell(lambda mlflow: mlflow.end_run("FINISHED"))
+        self._end("FINISHED")
 
     def stop(self, status: str) -> None:
-        """The training ends early: KILLED by the user or FAILED."""
-        self._tell(lambda mlflow: mlflow.end_run(status))
+        """The training ends early: KILLED by the user or FAILED; the store has a moment to hear of it."""
+        self._end(status, STOP_S)
 
-    def _tell(self, action: Callable[[Any], Any]) -> None:
-        if self._mlflow is None:
-            return
+    def await_opening(self) -> None:
+        """Until the run is open, or the store was given up."""
+        if self._thread.is_alive():
+            self._begun.wait()
+
+    def _end(self, status: str, patience_s: float | None = None) -> None:
+        self._tell(lambda mlflow: mlflow.end_run(status))
+        self._tell(None)
+        if self._thread.is_alive():
+            self._thread.join(patience_s)
+
+    def _tell(self, action: Callable[[Any], Any] | None) -> None:
+        if self._thread.is_alive():
+            self._actions.put(action)
+
+    def _talk(self, begin: Callable[[Any], None]) -> None:
+        mlflow: Any = None
         try:
-            action(self._mlflow)
+            mlflow = connect()
+            begin(mlflow)
+            self._begun.set()
+            while action := self._actions.get():
+                action(mlflow)
         except Exception as error:
-            _lose(self._mlflow, error)
-            self._mlflow = None
+            _lose(mlflow, error)
+        finally:
+            self._begun.set()
 
 
 @contextmanager
 def training_run(params: Params, fingerprint: str, data: Mapping[str, Any]) -> Iterator[TrainingRun]:
     """Open the run of a training; one with this fingerprint that was interrupted is taken up again."""
-    mlflow: Any = None
-    if params.run.tracking:
-        try:
-            mlflow = connect()
-            _open_run(mlflow, params, fingerprint, data)
-        except Exception as error:
-            _lose(mlflow, error)
-            mlflow = None
-    tracked = TrainingRun(mlflow, params.run.tracked_grids)
+
+    def begin(mlflow: Any) -> None:
+        _open_run(mlflow, params, fingerprint, data)
+
+    tracked = TrainingRun(begin if params.run.tracking else None, params.run.tracked_grids)
     try:
+        tracked.await_opening()
         yield tracked
     except Exception:
         # An interruption is an order, not a failure.
@@ -384,7 +413,7 @@ def _rebuild(
         for first in range(0, len(points), 1000):
             mlflow.MlflowClient().log_batch(run.info.run_id, metrics=points[first : first + 1000])
         mlflow.log_artifact(str(REPORTS / "losses.csv"))
-        grids = sorted((REPORTS / "samples").glob("*.png"))
+        grids = sorted((REPORTS / "samples").glob("epoch-*.png"))
         for grid in grids[-params.run.tracked_grids :] if params.run.tracked_grids else []:
             _log_grid(mlflow, grid, int(grid.stem.rpartition("-")[2]))
         # The last word: a run without it is not found and made again.

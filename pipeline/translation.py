@@ -113,7 +113,10 @@ def draw(
                 raise UserError(f"{name}: is an input; choose another output folder")
 
     def write(pixels: Samples, place: Path) -> None:
-        drawn = sampler(pixels, samples, seed)
+        try:
+            drawn = sampler(pixels, samples, seed)
+        except TooLargeError as error:
+            raise UserError(f"{place}: not made, {error}; samples are drawn of whole images") from None
         for name, sample in zip(_sample_names(place, samples), drawn, strict=True):
             with atomic_file(name) as partial:
                 images.write_image(partial, sample)

@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from . import devices
 from .encoding import RGB8, Encoding
 from .errors import UserError
 from .files import atomic_file, named_failure, sha256_file, sha256_json, write_text
@@ -179,6 +180,23 @@ class _Recorder:
         self._file.flush()
 
 
+def save_tensors(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and numbers as torch does, whole or not at all.
+
+    Raises:
+        UserError: the disk is full or does not let us.
+    """
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        recorder = _Recorder(file)
+        try:
+            torch.save(dict(state), recorder)  # type: ignore[arg-type]
+        except RuntimeError:
+            # torch has words of its own for a full disk.
+            if recorder.error:
+                raise recorder.error from None
+            raise
+
+
 class CheckpointFolder:
     """Where one training keeps its state, named by the fingerprint of all that decides its bits.
 
@@ -205,8 +223,8 @@ class CheckpointFolder:
                 f"{self.path}: another training with these parameters and data is running "
                 f"({self._holder()}); wait for it or stop it"
             ) from None
-        # What a kill in the middle of a save has left.
-        for partial in self.path.glob(f".{CHECKPOINT}.*"):
+        # What a kill in the middle of a save, or of drawing a sample, has left.
+        for partial in list(self.path.rglob(".*")):
             partial.unlink()
         holder = f"process {os.getpid()} on {socket.gethostname()}"
         write_text(self.path / HOLDER, holder)
@@ -219,25 +237,27 @@ class CheckpointFolder:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint, whole or not at all."""
-        with atomic_file(self.path / CHECKPOINT) as partial, partial.open("wb") as file:
-            recorder = _Recorder(file)
-            try:
-                torch.save(dict(state), recorder)  # type: ignore[arg-type]
-            except RuntimeError:
-                # torch has words of its own for a full disk.
-                if recorder.error:
-                    raise recorder.error from None
-                raise
+        save_tensors(self.path / CHECKPOINT, state)
 
-    def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The last checkpoint, or None where there is none."""
+    def load(self) -> dict[str, Any] | None:
+        """The last checkpoint, on the CPU, or None where there is none.
+
+        Raises:
+            UserError: it cannot be read, or is damaged.
+        """
         path = self.path / CHECKPOINT
         if not path.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror or error}); mend that and run it again, "
+                "the checkpoint may well be whole"
+            ) from None
         # torch has no class of its own for what may be wrong with a file.
         except Exception as error:
+            self._refuse_exhaustion(error)
             # Nor are its words for people: they advise to run what is in the file.
             raise UserError(
                 f"{path}: is damaged ({type(error).__name__}); remove it to start from the beginning"
@@ -249,16 +269,26 @@ class CheckpointFolder:
         """What does not fit the training that takes up this checkpoint, as a line that names the file."""
         try:
             yield
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, MemoryError) as error:
+            self._refuse_exhaustion(error)
             raise UserError(
                 f"{self.path / CHECKPOINT}: is of another training ({_first_line(error)}); "
                 "remove it to start from the beginning"
             ) from error
 
+    def _refuse_exhaustion(self, error: Exception) -> None:
+        """A whole checkpoint may not fit into a memory that others use as well."""
+        if devices.is_exhausted(error):
+            raise UserError(
+                f"{self.path / CHECKPOINT}: there is not enough free memory to go on from it "
+                f"({_first_line(error)}); free some and run it again"
+            ) from error
+
     def remove(self) -> None:
         """Forget everything: the training is complete and its outputs are in place."""
-        self._lock.release()
         shutil.rmtree(self.path, ignore_errors=True)
+        # Not before: another training would take up what is about to be removed.
+        self._lock.release()
 
 
 def remove_stale(root: Path, kept: str | None) -> tuple[list[Path], list[Path]]:

@@ -50,10 +50,12 @@ def describe(params: Params) -> tuple[Description, Description]:
     decides."""
     model, size = params.model, height_width(params.prepare.image_px)
     inputs, outputs = params.channels
-    generator = Generator(
-        levels=params.levels, in_channels=inputs, out_channels=outputs, **model.generator_choices
-    )
-    discriminator = Discriminator(**(choices := model.discriminator_choices(inputs, outputs)))
+    # Shapes without values: a large network on large images takes gigabytes.
+    with torch.device("meta"):
+        generator = Generator(
+            levels=params.levels, in_channels=inputs, out_channels=outputs, **model.generator_choices
+        )
+        discriminator = Discriminator(**(choices := model.discriminator_choices(inputs, outputs)))
     name = {"unet": "U-Net", "encoder-decoder": "encoder–decoder"}[model.architecture]
     field = discriminator.receptive_field_px
     seen = "input and output" if model.conditional else "the output alone"
@@ -61,12 +63,12 @@ def describe(params: Params) -> tuple[Description, Description]:
         _described(
             f"generator: {name}, {params.levels} levels",
             generator,
-            torch.zeros(1, inputs, *size),
+            torch.empty(1, inputs, *size, device="meta"),
         ),
         _described(
             f"discriminator: patches of {field}×{field} px, sees {seen}",
             discriminator,
-            torch.zeros(1, choices["in_channels"], *size),
+            torch.empty(1, choices["in_channels"], *size, device="meta"),
         ),
     )
 

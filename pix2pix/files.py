@@ -1,13 +1,16 @@
 """Files that appear whole or not at all, and their digests."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ import platformdirs
 from .errors import UserError
 
 CACHE_VARIABLE = "PIX2PIX_CACHE"
+# Names that `atomic_file` and `atomic_folder` give to what is not whole yet.
+PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}(\.[a-z0-9]+)?")
+PARTIAL_AGE_S = 60
 
 
 @contextmanager
@@ -39,10 +45,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
                     f"{path}: cannot be written ({error.strerror}); choose another path"
                 ) from None
             raise
-        os.close(handle)
         partial = Path(name)
         try:
-            yield partial
+            with _held(handle):
+                yield partial
             partial.chmod(0o666 & ~_umask())
             with partial.open("rb+") as written:
                 os.fsync(written.fileno())
@@ -65,10 +71,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: is a file, but a folder belongs there; move it away")
     with named_failure(path):
         _make_parent(place)
+        # A killed run's may be gigabytes, on a disk that has no room for two.
+        remove_partials(place.parent, glob.escape(place.name))
         partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
         old = partial.with_name(f"{partial.name}.old")
         try:
-            yield partial
+            with _held(os.open(partial, os.O_RDONLY)):
+                yield partial
             partial.chmod(0o777 & ~_umask())
             # Moved aside, not removed: a kill while a large folder is being removed would leave half of it.
             if place.exists():
@@ -79,6 +88,67 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 old.rename(place)
             for leftover in (partial, old):
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def remove_partials(folder: Path, name: str = "*") -> list[Path]:
+    """Remove what `atomic_file` and `atomic_folder` have left in a folder as they were killed.
+
+    What a living process is writing is left, and what is younger than a minute.
+
+    Args:
+        name: a pattern of the file or folder that was to be written.
+
+    Returns:
+        What was removed.
+    """
+    removed = []
+    for path in sorted(folder.glob(f".{name}.*")):
+        if not PARTIAL.fullmatch(path.name):
+            continue
+        # What was there before lies aside for the moment in which it is replaced.
+        if _may_be_written(path.with_name(path.name.removesuffix(".old"))):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        removed.append(path)
+    return removed
+
+
+@contextmanager
+def _held(handle: int) -> Iterator[None]:
+    """Mark an open partial as being written for as long as this process lives; closes it."""
+    try:
+        # Not every system, nor every file system, has such marks.
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _may_be_written(path: Path) -> bool:
+    try:
+        if time.time() - path.stat().st_mtime < PARTIAL_AGE_S:
+            # It may not have been marked yet.
+            return True
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def user_cache(kind: str) -> Path:

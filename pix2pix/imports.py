@@ -80,10 +80,17 @@ def export_generator(file: Path, output: Path) -> str:
     generator, config = checkpoint.load_generator(file)
     reference.write_state(output, reference.generator_state(generator))
     norm = "instance" if config.down_bias else "batch"
+    sides = {"input_nc": config.in_channels, "output_nc": config.out_channels}
+    # The reference's default.
+    other = {name: channels for name, channels in sides.items() if channels != RGB}
     if config.levels not in NAMED_LEVELS:
-        levels = f"UnetGenerator of num_downs={config.levels}, ngf={config.channels} and {norm} norm"
+        channels = "".join(f"{name}={channels}, " for name, channels in other.items())
+        levels = (
+            f"UnetGenerator of {channels}num_downs={config.levels}, ngf={config.channels} and {norm} norm"
+        )
         return f"{output}: for the reference's {levels}, which its options do not name"
     options = f"--netG unet_{generator.multiple} --ngf {config.channels} --norm {norm}"
+    options += "".join(f" --{name} {channels}" for name, channels in other.items())
     if config.norm == "running":
         options += " --eval"
     return f"{output}: for the reference's test.py with {options} --no_dropout"

@@ -246,7 +246,8 @@ def _judged(exit_codes: list[int], folder: Path) -> Ended:
     files = [json.loads(file.read_text(encoding="utf-8")) for file in folder.rglob("error.json")]
     files.sort(key=lambda file: (file["is_of_another"], file["time_ns"]))
     killed = [-code for code in exit_codes if code < 0]
-    if files and not (files[0]["is_of_another"] and killed):
+    stopped = [code for code in exit_codes if code > 128]
+    if files and not (files[0]["is_of_another"] and (killed or stopped)):
         return Ended(files[0]["status"], files[0]["message"])
     if killed:
         return Ended(128 + killed[0], killed_by=killed[0])

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checkpoint import save_tensors
 from .discriminator import Discriminator
 from .errors import UserError
-from .files import atomic_file
 from .generator import Generator
 
 # What an affine-free instance norm of the reference does is a norm with this scale and shift.
@@ -44,6 +44,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from None
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: is not a state dict: names to tensors")
+    for name, value in state.items():
+        if not _is_whole(value):
+            raise UserError(f"{path}: {name} says it has shape {list(value.shape)}, but not so many values")
     return {str(name): value for name, value in state.items()}
 
 
@@ -78,8 +81,9 @@ def load_generator(
         "dropout_blocks": tuple(range(2, levels - 3)),
         "down_bias": "model.model.0.bias" in state,
     }
-    generator = Generator(**{**shape, "norm": "running"})
-    own = generator.state_dict()
+    # Before anything of its size is made: the names of a small file may ask for more than any memory.
+    with torch.device("meta"):
+        own = Generator(**{**shape, "norm": "running"}).state_dict()
     _fill(own, state, _generator_names(levels), statistics)
     generator = Generator(**shape)
     generator.load_state_dict({name: own[name] for name in generator.state_dict()})
@@ -110,7 +114,8 @@ def load_discriminator(state: Mapping[str, Tensor], statistics: str = "running")
         "channels": first.shape[0],
         "layers": max(layers, 0),
     }
-    discriminator = Discriminator(**shape, norm="running")
+    with torch.device("meta"):
+        discriminator = Discriminator(**shape, norm="running")
     own = discriminator.state_dict()
     names = {"convs.0": f"{prefix}.0"}
     for n in range(1, len(discriminator.convs)):
@@ -162,8 +167,7 @@ def generator_state(generator: Generator) -> dict[str, Tensor]:
 
 def write_state(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write a state dict where the reference's own loader finds it."""
-    with atomic_file(path) as partial:
-        torch.save({name: value.contiguous() for name, value in state.items()}, partial)
+    save_tensors(path, {name: value.contiguous() for name, value in state.items()})
 
 
 def _generator_names(levels: int) -> dict[str, str]:
@@ -193,7 +197,16 @@ def _levels(state: Mapping[str, Tensor]) -> int:
     deepest = max((match[1].count("model.3.") for match in inner), default=None)
     if deepest is None:
         raise UserError("model.model.1.model.1.weight: missing; this is no U-Net of the reference")
+    if deepest + 2 > len(state):
+        raise UserError(f"its names say {deepest + 2} levels, but it has {len(state)} tensors")
     return deepest + 2
+
+
+def _is_whole(value: Tensor) -> bool:
+    """Whether each of its values is in the file; one value may pass for any number."""
+    if value.layout != torch.strided or value.is_meta:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _required(state: Mapping[str, Tensor], name: str, dimensions: int) -> Tensor:
@@ -232,9 +245,9 @@ def _fill(
                 raise UserError(f"{name}: missing, expected shape {list(wanted.shape)}")
             # Else what the reference has there: no scale, no shift, and in its pixel discriminator no bias.
             elif is_norm:
-                own[f"{ours}.{key}"] = torch.full_like(wanted, float(key in ("weight", "running_var")))
+                own[f"{ours}.{key}"] = torch.full(wanted.shape, float(key in ("weight", "running_var")))
             else:
-                own[f"{ours}.{key}"] = torch.zeros_like(wanted)
+                own[f"{ours}.{key}"] = torch.zeros(wanted.shape)
         # A bias in front of a norm by the image's own statistics is subtracted again; see the class Down.
         if statistics == "instance":
             used.add(f"{theirs}.bias")

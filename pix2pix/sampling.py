@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from . import devices
 from .augment import to_pixels, to_unit_range
 from .checkpoint import load_generator
 from .decoding import Samples
 from .errors import UserError
 from .images import pad
+from .translator import TooLargeError
 
 
 class Sampler:
@@ -42,12 +44,20 @@ class Sampler:
 
         Returns:
             [samples, height, width, channels] as `target` says.
+
+        Raises:
+            TooLargeError: the memory does not suffice for the network's layers.
         """
         torch.manual_seed(seed)
         height, width = image.shape[:2]
         padded = torch.from_numpy(pad(image, self._generator.multiple)).permute(2, 0, 1)[None]
         # One at a time: each is normalised by its own statistics.
-        unit = to_unit_range(padded, self.input)
-        drawn = [to_pixels(self._generator(unit), self.target)[0] for _ in range(samples)]
+        try:
+            unit = to_unit_range(padded, self.input)
+            drawn = [to_pixels(self._generator(unit), self.target)[0] for _ in range(samples)]
+        except (MemoryError, RuntimeError) as error:
+            if not devices.is_exhausted(error):
+                raise
+            raise TooLargeError(f"{width} × {height} px are too many for the memory at once") from None
         outputs = torch.stack(drawn).permute(0, 2, 3, 1).numpy()
         return np.ascontiguousarray(outputs[:, :height, :width])

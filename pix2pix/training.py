@@ -29,7 +29,7 @@ from .processes import ALONE, Group
 from .repeated import RepeatedStep, Run, cuda_graph
 from .step import LOSS_NAMES, Objective, learning_rate, set_learning_rate, training_step
 from .training_state import LossWindow, State
-from .validation import validate
+from .validation import validate, validation_batches
 
 
 class DataClock:
@@ -78,7 +78,8 @@ def fit(
         train: stored at load_px, cropped to image_px with jitter.
         val: stored at image_px.
         encodings: of the inputs and of the targets.
-        stop_requested: asked after every step; in a group all give the same answer.
+        stop_requested: asked after every step and every batch of a validation; in a group all give the same
+            answer.
         group: of which this process trains its share of every batch. Only the leader uses `folder` and
             validates.
 
@@ -87,9 +88,7 @@ def fit(
         Collapsed: a sign of collapse, where the recipe says to stop.
         Interrupted: `stop_requested` said so; the checkpoint has this very step.
     """
-    # What is told to others must not come up on the leader's own device.
-    where = device if group.count == 1 else torch.device("cpu")
-    if saved := group.told(folder.load(where) if group.leads else None):
+    if saved := group.told(folder.load() if group.leads else None):
         with folder.taken_up():
             state.from_checkpoint(saved, device, group, recipe.seed)
     steps_per_epoch = math.ceil(len(train.names) / recipe.batch)
@@ -101,9 +100,20 @@ def fit(
     # The number of the first step whose losses were not finite, kept on the device: looking at every
     # step's losses would make a GPU wait for each of them.
     first_bad_step = torch.full((), -1, device=device)
-    yield Started(state.step, state.step // steps_per_epoch, steps_per_epoch * recipe.epochs)
 
-    for epoch in range(state.step // steps_per_epoch, recipe.epochs):
+    def stop_if_asked() -> None:
+        if stop_requested():
+            _refuse_divergence(first_bad_step, group)
+            _save(state, folder, device, group)
+            raise Interrupted(state.step)
+
+    begun, is_within = divmod(state.step, steps_per_epoch)
+    yield Started(state.step, begun, steps_per_epoch * recipe.epochs)
+    # One that a request to stop has cut off.
+    if not is_within and begun and all(row[1] != begun for row in state.validation_rows):
+        yield from _validation(state, recipe, val, begun, device, encodings, stop_if_asked, group)
+
+    for epoch in range(begun, recipe.epochs):
         rows = plan_epoch(len(train.names), _margins(train, image_px), recipe.seed, epoch).rows()
         lr = learning_rate(recipe.lr, epoch, recipe.epochs, recipe.decay_share)
         for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
@@ -120,28 +130,19 @@ def fit(
             if means := live.add(values):
                 _refuse_divergence(first_bad_step, group)
                 yield LossPoint(state.step, epoch, means, lr, clock.share())
-            if _collect_row(state, state.window.add(values), epoch, lr) and recipe.gan_loss != "none":
-                yield from _warned(
-                    collapse.discriminator_won(state.loss_rows, recipe.losses_every), state, recipe
-                )
-            # After the last step of an epoch its validation comes first, or a resumed run would miss it.
-            if state.step % steps_per_epoch and stop_requested():
-                _refuse_divergence(first_bad_step, group)
-                _save(state, folder, device, group)
-                raise Interrupted(state.step)
+            if _collect_row(state, state.window.add(values), epoch, lr):
+                sign = collapse.discriminator_won(state.loss_rows, recipe.losses_every, recipe.gan_loss)
+                yield from _warned(sign, state, recipe)
+            # After the last step of an epoch its validation asks.
+            if state.step % steps_per_epoch:
+                stop_if_asked()
         _refuse_divergence(first_bad_step, group)
-        done, last = epoch + 1, epoch + 1 == recipe.epochs
-        if done % recipe.validate_every == 0 or last:
-            sign = None
-            if group.leads:
-                yield (seen := _validate(state, recipe, val, done, device, encodings))
-                sign = collapse.outputs_alike(state.step, seen.outputs, seen.targets)
-            yield from _warned(group.told(sign), state, recipe)
-        stopping = stop_requested() and not last
-        if stopping or (done % checkpoint_every_epochs == 0 and not last):
-            _save(state, folder, device, group)
-        if stopping:
-            raise Interrupted(state.step)
+        done = epoch + 1
+        yield from _validation(state, recipe, val, done, device, encodings, stop_if_asked, group)
+        if done < recipe.epochs:
+            stop_if_asked()
+            if done % checkpoint_every_epochs == 0:
+                _save(state, folder, device, group)
 
     # What the last windows hold is shown too: a short run may have no other point.
     lr = learning_rate(recipe.lr, recipe.epochs - 1, recipe.epochs, recipe.decay_share)
@@ -231,7 +232,10 @@ def _warned(message: str | None, state: State, recipe: Train) -> Iterator[Warned
     if message:
         yield Warned(state.step, message)
         if recipe.on_collapse == "stop":
-            raise Collapsed(f"training: {message}. Stopped, as train.on_collapse = stop says")
+            raise Collapsed(
+                f"training: {message}. Stopped, as train.on_collapse = stop says; with warn it goes on from "
+                "its last checkpoint"
+            )
 
 
 def _refuse_divergence(first_bad_step: Tensor, group: Group) -> None:
@@ -246,21 +250,43 @@ def _margins(train: Feed, image_px: Size) -> tuple[int, int]:
     return stored_height - height, stored_width - width
 
 
-def _validate(
+def _validation(
     state: State,
     recipe: Train,
     val: Feed,
     epoch: int,
     device: torch.device,
     encodings: tuple[Encoding, Encoding],
-) -> Validated:
-    """Validation L1 over every pair; remembers the best weights where the recipe keeps them."""
-    l1, *seen = validate(state.generator, val, device, recipe.sample_images, encodings)
+    stop_if_asked: Callable[[], None],
+    group: Group,
+) -> Iterator[Event]:
+    """The validation that is due after so many epochs, if one is, and what it warns of.
+
+    Whoever does not lead only hears with the leader whether to stop.
+    """
+    if epoch % recipe.validate_every and epoch != recipe.epochs:
+        return
+    sign = None
+    if group.leads:
+        # Two, or nothing could be said of their likeness.
+        kept = max(2, recipe.sample_images)
+        l1, *seen = validate(state.generator, val, device, kept, encodings, stop_if_asked)
+        inputs, outputs, targets = (samples.transpose(0, 2, 3, 1) for samples in seen)
+        _note_validation(state, recipe, epoch, l1)
+        shown = (samples[: recipe.sample_images] for samples in (inputs, outputs, targets))
+        yield Validated(state.step, epoch, l1, *shown)
+        sign = collapse.outputs_alike(state.step, outputs, targets)
+    else:
+        for _ in validation_batches(val, device):
+            stop_if_asked()
+    yield from _warned(group.told(sign), state, recipe)
+
+
+def _note_validation(state: State, recipe: Train, epoch: int, l1: float) -> None:
+    """A row of the curve; the best weights are remembered where the recipe keeps them."""
     state.validation_rows.append([state.step, epoch, l1])
     if recipe.keep == "best" and l1 < state.best_l1:
         state.best_l1, state.best_epoch = l1, epoch
         state.best = {
             name: value.detach().cpu().clone() for name, value in state.generator.state_dict().items()
         }
-    inputs, outputs, targets = (samples.transpose(0, 2, 3, 1) for samples in seen)
-    return Validated(state.step, epoch, l1, inputs=inputs, outputs=outputs, targets=targets)

@@ -1,5 +1,7 @@
 """Validation: L1 over every pair of a split, as a user gets the pixels."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,10 +9,17 @@ from torch import Tensor
 from .augment import to_pixels, to_unit_range
 from .decoding import Samples
 from .encoding import RGB8, Encoding
-from .feed import Feed, in_batches
+from .feed import Feed, Rows, in_batches
 from .generator import Generator
 
 VALIDATION_BATCH = 16
+
+
+def validation_batches(pairs: Feed, device: torch.device) -> list[Rows]:
+    """Every pair in order, uncropped: one by one where that is the fastest; a GPU would wait."""
+    rows = np.zeros((len(pairs.names), 4), np.int64)
+    rows[:, 0] = np.arange(len(rows))
+    return in_batches(rows, 1 if device.type == "cpu" else VALIDATION_BATCH)
 
 
 @torch.inference_mode()
@@ -20,6 +29,7 @@ def validate(
     device: torch.device,
     kept: int,
     encodings: tuple[Encoding, Encoding] = (RGB8, RGB8),
+    after_batch: Callable[[], None] = lambda: None,
 ) -> tuple[float, Samples, Samples, Samples]:
     """Mean absolute difference (0–1 scale) over the pixels a user gets, and the first `kept` pairs.
 
@@ -27,20 +37,18 @@ def validate(
 
     Args:
         encodings: of the inputs and of the targets.
+        after_batch: called after each of `validation_batches`; what it raises ends the validation.
 
     Returns:
         L1, and the pairs' inputs, outputs and targets: [kept, channels, height, width] each.
     """
     generator.eval()
-    rows = np.zeros((len(pairs.names), 4), np.int64)
-    rows[:, 0] = np.arange(len(rows))
     source_encoding, target_encoding = encodings
     is_whole = target_encoding.dtype == "uint8" and target_encoding.range == "full"
     levels = torch.zeros((), dtype=torch.int64, device=device)
     difference, values = 0.0, 0
     shown: list[tuple[Tensor, Tensor, Tensor]] = []
-    # One by one where that is the fastest; a GPU would wait.
-    for item in pairs.items(in_batches(rows, 1 if device.type == "cpu" else VALIDATION_BATCH)):
+    for item in pairs.items(validation_batches(pairs, device)):
         source, target = pairs.crops(item, pairs.size_px)
         output = to_pixels(generator(to_unit_range(source, source_encoding)), target_encoding)
         values += output.numel()
@@ -53,6 +61,7 @@ def validate(
             difference += float(np.abs(np.subtract(*units)).sum())
         if sum(len(seen) for seen, _, _ in shown) < kept:
             shown.append((source.cpu(), output.cpu(), target.cpu()))
+        after_batch()
     generator.train()
     difference += int(levels) / 255
     inputs, outputs, targets = (

@@ -19,6 +19,11 @@ def _begin() -> None:
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl.h
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        # A dvc that was gone by then sends none. It started this process in its own group, which whoever
+        # inherits it is not in; torchrun's processes have a group each.
+        is_of_dvc = "DVC_STAGE" in os.environ and "RANK" not in os.environ
+        if is_of_dvc and os.getpgid(os.getppid()) != os.getpgrp():
+            os._exit(128 + signal.SIGTERM)
     # Ctrl-C during the imports is no bug and deserves no traceback; `runner.run` takes over from here.
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
 

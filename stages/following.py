@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 # Of the time; less is not worth a word.
 SLOW_DATA_SHARE = 0.2
+# Not one that a kill left half-written, whose name begins with a dot.
+SAMPLE_NAMES = "epoch-*.png"
 
 
 def follow(

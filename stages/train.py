@@ -28,13 +28,13 @@ from pix2pix.events import (
     Interrupted,
 )
 from pix2pix.feed import Feed
-from pix2pix.files import atomic_file, atomic_folder, sha256_file, sha256_json
+from pix2pix.files import atomic_file, atomic_folder, remove_partials, sha256_file, sha256_json
 from pix2pix.pair_files import PairFiles
 from pix2pix.params import Model, Params, Size, said_size, unet_levels
 from pix2pix.processes import Group
 
 from . import OUTCOME_VARIABLE
-from .following import follow
+from .following import SAMPLE_NAMES, follow
 from .runner import Stopped, run
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ LOSSES, VALIDATION, SAMPLES = (
     Path("reports/samples"),
 )
 # What decides how a training runs and not what comes of it.
-NOT_OF_THE_RESULT = ("cache", "processes")
+NOT_OF_THE_RESULT = ("cache", "processes", "on_collapse")
 
 
 def train(params: Params) -> None:
@@ -73,9 +73,8 @@ def train(params: Params) -> None:
 
 
 def _train_in_group(params: Params, device: str) -> None:
-    with processes.joined(device, params.train.batch) as group, _stop_flag() as asked:
-        # One process's signal is for all.
-        stop = _Stop(asked, group)
+    with processes.joined(device, params.train.batch) as group:
+        stop = _Stop(group)
         if not group.leads:
             logging.disable()
         try:
@@ -131,10 +130,12 @@ def _train(params: Params, group: Group, stop: "_Stop") -> None:
             group=group,
         )
         if not group.leads:
+            stop.note_signals()
             for _ in events:
                 pass
             return
         with tracking.training_run(params, fingerprint, data) as tracked:
+            stop.note_signals()
             _lead(events, params, config, tracked, folder, val_feed.names)
     folder.remove()
 
@@ -160,7 +161,7 @@ def _lead(
     _write_csv(LOSSES, LOSS_COLUMNS, finished.loss_rows)
     _write_csv(VALIDATION, VALIDATION_COLUMNS, finished.validation_rows)
     with atomic_folder(SAMPLES) as samples:
-        for file in sorted((folder.path / "samples").glob("*.png")):
+        for file in sorted((folder.path / "samples").glob(SAMPLE_NAMES)):
             (samples / file.name).write_bytes(file.read_bytes())
     tracked.finish(sha256_file(GENERATOR))
 
@@ -257,7 +258,8 @@ def _identity(
     )
     machine = {
         "torch": str(torch.__version__),
-        "device": device.type,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": devices.resolve_threads(params.train.threads),
         "precision": devices.choose_precision(params.train.precision, device, geometry.image_px),
     }
@@ -284,8 +286,16 @@ def _checkpoints() -> Path:
     return lineage.home() / ".checkpoints"
 
 
-def remove_stale_checkpoints(params: Params) -> None:
-    """Remove what interrupted trainings left, but not what these parameters would go on with."""
+def remove_stale(params: Params) -> None:
+    """Remove what interrupted trainings left, but not what these parameters would go on with.
+
+    And what any stage has left half-written as it was killed.
+    """
+    for folder in ("data", "models", "reports"):
+        for path in remove_partials(Path(folder)):
+            log.info("removed %s", path)
+    if not _checkpoints().is_dir():
+        return
     kept = None
     if (PAIRS / "pairs.json").exists():
         device, _ = devices.choose(params.train.device)
@@ -313,33 +323,33 @@ def _number(value: float) -> str:
 class _Stop:
     """Whether any process of the group was asked to stop; all have the same answer at the same step."""
 
-    def __init__(self, asked: list[int], group: Group) -> None:
-        self._asked, self._group = asked, group
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._asked: list[int] = []
         self.signum = 0
 
     def requested(self) -> bool:
+        # One process's signal is for all.
         self.signum = self._group.largest(self._asked[0] if self._asked else 0)
         return bool(self.signum)
 
+    def note_signals(self) -> None:
+        """From here to the end of this process, for `requested`; a second Ctrl-C stops at once.
 
-@contextmanager
-def _stop_flag() -> Iterator[list[int]]:
-    """A list that begins with the signal that asked to stop; a second Ctrl-C stops at once."""
-    asked: list[int] = []
+        Before, there is nothing that a checkpoint could save, and a signal stops where it falls.
+        """
 
-    def ask(signum: int, frame: FrameType | None) -> None:
-        # SIGTERM comes more than once of itself; see `runner`.
-        if asked and signum == signal.SIGINT:
-            raise Stopped(signum)
-        asked.append(signum)
+        def note(signum: int, frame: FrameType | None) -> None:
+            # SIGTERM comes more than once of itself, see `runner`, up to the end of this process.
+            if signum == signal.SIGTERM:
+                signal.signal(signum, signal.SIG_IGN)
+            elif self._asked:
+                raise Stopped(signum)
+            self._asked.append(signum)
 
-    before = {signum: signal.signal(signum, ask) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, note)
 
 
 if __name__ == "__main__":
-    run(remove_stale_checkpoints if sys.argv[1:] == ["--remove-stale"] else train)
+    run(remove_stale if sys.argv[1:] == ["--remove-stale"] else train)

@@ -21,7 +21,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "uneven": {"batch": 3, "epochs": 10},
     "l1": {"batch": 4, "epochs": 20, "gan_loss": "none"},
 }
-STOP_AT = 7
+# Within an epoch, and in the validation at the end of one.
+STOP_AT, VALIDATES_AT = 7, 8
 
 
 def in_float64(states: list[State]) -> Any:
@@ -63,7 +64,8 @@ def trained(folder: Path, group: Group, name: str, **options: Any) -> dict[str, 
         group=group,
         **options,
     )
-    return {"weights": weights(states[0]), "rows": finished(seen).loss_rows}
+    done = finished(seen)
+    return {"weights": weights(states[0]), "rows": done.loss_rows, "validations": done.validation_rows}
 
 
 def main(folder: Path) -> None:
@@ -83,6 +85,12 @@ def main(folder: Path) -> None:
             trained(folder / "cut", group, "whole", stop_at=STOP_AT)
         except Interrupted as interrupted:
             results["stopped"] = interrupted.step
+        # Only one of them is asked to, the one that does not validate.
+        try:
+            trained(folder / "validating", group, "whole", stop_at=VALIDATES_AT if group.rank else None)
+        except Interrupted as interrupted:
+            results["stopped validating"] = interrupted.step
+        results["validated"] = trained(folder / "validating", group, "whole")
         results["largest"] = group.largest(5 - group.rank)
         results["told"] = group.told(f"by {group.rank}")
         try:

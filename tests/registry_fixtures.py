@@ -223,6 +223,16 @@ class Server:
             time.sleep(0.1)
         raise RuntimeError(f"no MLflow server: {(self._folder / 'log').read_text()[-2000:]}")
 
+    @contextlib.contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Meanwhile it takes connections and answers none."""
+        assert self._process
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """End it and all its children at once, as a power cut would."""
         if self._process:

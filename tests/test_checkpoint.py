@@ -1,7 +1,9 @@
 """Saving and loading."""
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -156,7 +158,7 @@ def test_a_choice_that_does_not_exist_is_named(tmp_path: Path, choice: dict[str,
 
 def test_folders_of_different_trainings_never_meet(tmp_path: Path) -> None:
     CheckpointFolder(tmp_path, "a" * 64).save({"step": 1})
-    assert CheckpointFolder(tmp_path, "b" * 64).load(torch.device("cpu")) is None
+    assert CheckpointFolder(tmp_path, "b" * 64).load() is None
 
 
 def test_a_folder_that_another_process_holds_is_refused(tmp_path: Path) -> None:
@@ -183,12 +185,40 @@ sys.stdin.read()
         holder.communicate()
 
 
+def test_what_a_kill_left_half_written_goes_when_the_folder_is_locked(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, "f")
+    folder.save({"step": 1})
+    (folder.path / "samples").mkdir()
+    (folder.path / "samples" / "epoch-0001.png").touch()
+    for torn in (".checkpoint.pt.abcd1234.pt", ".holder.abcd1234", "samples/.epoch-0002.png.abcd1234.png"):
+        (folder.path / torn).touch()
+    folder.lock()
+    left = {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*")}
+    assert left == {"checkpoint.pt", "holder", "lock", "samples", "samples/epoch-0001.png"}
+
+
+def test_a_folder_is_held_until_nothing_of_it_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, original = CheckpointFolder(tmp_path, "f"), shutil.rmtree
+    folder.lock()
+
+    def meanwhile(path: Path, **options: Any) -> None:
+        with pytest.raises(UserError, match="another training"):
+            CheckpointFolder(tmp_path, "f").lock()
+        original(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", meanwhile)
+    folder.remove()
+    assert not folder.path.exists()
+
+
 def test_a_failed_save_keeps_the_checkpoint_before_it(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, "f")
     folder.save({"step": 1})
     with pytest.raises(AttributeError):
         folder.save({"step": 2, "unwritable": lambda: None})
-    assert folder.load(torch.device("cpu")) == {"step": 1}
+    assert folder.load() == {"step": 1}
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoint.pt"]
 
 
@@ -196,7 +226,52 @@ def test_a_damaged_checkpoint_says_how_to_start_anew(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, "f")
     (folder.path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(UserError, match=r"is damaged.*remove it"):
-        folder.load(torch.device("cpu"))
+        folder.load()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "there is not enough free memory to go on from it (MemoryError); free some"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "there is not enough free memory to go on from it"),
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be read (Permission denied)"),
+        (OSError(errno.EIO, "Input/output error"), "cannot be read (Input/output error)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_whole_checkpoint_that_cannot_be_loaded_just_now_is_not_said_to_be_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    folder = CheckpointFolder(tmp_path, "f")
+    folder.save({"step": 1})
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(UserError) as caught:
+        patch.setattr(torch, "load", refuse)
+        folder.load()
+    assert str(caught.value).startswith(f"{folder.path / 'checkpoint.pt'}: {said}")
+    assert "remove it" not in str(caught.value) and "\n" not in str(caught.value)
+    assert folder.load() == {"step": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "there is not enough free memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "there is not enough free memory"),
+        (RuntimeError("size mismatch for down.0"), "is of another training (size mismatch for down.0)"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_into_the_memory_is_not_of_another_training(
+    tmp_path: Path, error: Exception, said: str
+) -> None:
+    folder = CheckpointFolder(tmp_path, "f")
+    with pytest.raises(UserError) as caught, folder.taken_up():
+        raise error
+    assert str(caught.value).startswith(f"{folder.path / 'checkpoint.pt'}: {said}")
+    assert ("remove it" in str(caught.value)) == said.startswith("is of another")
 
 
 def test_the_code_digest_changes_with_the_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -276,4 +351,4 @@ def test_a_checkpoint_of_garbage_says_how_to_start_anew(tmp_path: Path, content:
     folder = CheckpointFolder(tmp_path, "f")
     (folder.path / "checkpoint.pt").write_bytes(content)
     with pytest.raises(UserError, match=r"is damaged \(.+\); remove it to start from the beginning"):
-        folder.load(torch.device("cpu"))
+        folder.load()

@@ -4,8 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 
-from pix2pix.collapse import ALIKE_SHARE, WON_LOSS, WON_STEPS, discriminator_won, outputs_alike
+from pix2pix.collapse import (
+    ALIKE_SHARE,
+    NEUTRAL_LOSS,
+    WON_SHARE,
+    WON_STEPS,
+    discriminator_won,
+    outputs_alike,
+)
+from pix2pix.losses import discriminator_loss
 
 
 def rows(losses: Sequence[tuple[float, float]], every: int) -> list[list[float]]:
@@ -20,6 +29,7 @@ def said_at(losses: Sequence[tuple[float, float]], every: int) -> list[int]:
 
 
 LOW, HEALTHY = (0.01, 0.02), (0.6, 0.65)
+BOUND = WON_SHARE * NEUTRAL_LOSS["bce"]
 
 
 @pytest.mark.parametrize("every", [1, 50, 300, 1000, 5000])
@@ -41,7 +51,7 @@ def test_a_discriminator_that_wins_again_is_told_again() -> None:
         [(0.01, 0.5)] * 50,
         [(0.5, 0.01)] * 50,
         ([LOW] * 9 + [HEALTHY]) * 5,
-        [(WON_LOSS, WON_LOSS)] * 50,
+        [(BOUND, BOUND)] * 50,
         [],
     ],
     ids=["healthy", "only real", "only fake", "low for moments", "at the bound", "none"],
@@ -50,10 +60,24 @@ def test_a_healthy_discriminator_is_not_told(losses: list[tuple[float, float]]) 
     assert said_at(losses, 100) == []
 
 
+@pytest.mark.parametrize("kind", NEUTRAL_LOSS)
+def test_the_bound_is_the_same_share_of_what_any_loss_is_for_who_cannot_tell(kind: str) -> None:
+    # Half-way between "real" and "fake": probability a half, the mean of both labels, neither side's margin.
+    logits = torch.full((1, 1, 4, 4), 0.5 if kind == "lsgan" else 0.0)
+    for real in (True, False):
+        assert float(discriminator_loss(kind, logits, real)) == pytest.approx(NEUTRAL_LOSS[kind])
+    bound = WON_SHARE * NEUTRAL_LOSS[kind]
+    for share, told in ((0.99, True), (1.01, False)):
+        table = rows([(share * bound, share * bound)] * 2, 500)
+        assert (discriminator_won(table, 500, kind) is not None) == told
+
+
 def test_what_is_said_names_the_step_and_the_knobs() -> None:
     line = discriminator_won(rows([LOW] * 4, 300), 300)
     assert line is not None and "\n" not in line
-    assert line.startswith(f"step 1200: the discriminator's losses have been below {WON_LOSS} for 1200 steps")
+    assert line.startswith(
+        f"step 1200: the discriminator's losses have been below {BOUND:.2g} for 1200 steps"
+    )
     for knob in ("model.discriminator_channels", "train.gan_loss", "train.lr"):
         assert knob in line
 

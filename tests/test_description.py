@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from pix2pix.description import Description, describe
 from pix2pix.discriminator import Discriminator
@@ -32,6 +33,13 @@ def test_the_published_networks_have_the_published_counts(published: tuple[Descr
     assert (generator.parameters, discriminator.parameters) == (54_413_955, 2_768_705)
     assert generator.multiply_adds / 1e9 == pytest.approx(6.05, abs=0.005)
     assert discriminator.multiply_adds / 1e9 == pytest.approx(3.20, abs=0.005)
+
+
+def test_a_description_takes_no_memory_however_large_the_images() -> None:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        generator, _ = describe(params(4096, generator_channels=64))
+    assert generator.layers[0].output == (64, 2048, 2048)
+    assert sum(max(0, event.self_cpu_memory_usage) for event in seen.key_averages()) < 1e6
 
 
 def test_the_layers_are_those_of_the_paper_in_the_order_of_computation(

@@ -275,3 +275,67 @@ def test_the_digest_of_a_value_is_the_same_in_any_order_and_any_process() -> Non
 @pytest.mark.parametrize("other", [{"a": 2}, {"b": 1}, {"a": "1"}, {"a": 1, "b": 1}, [["a", 1]]], ids=repr)
 def test_another_value_has_another_digest(other: Any) -> None:
     assert files.sha256_json(other) != files.sha256_json({"a": 1})
+
+
+# --- what kills leave --------------------------------------------------------------------------------
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from pix2pix.files import {kind}
+with {kind}(Path("raw")) as partial:
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_is_being_written_is_left_and_what_a_killed_process_wrote_goes(
+    atomic: Atomic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PARTIAL_AGE_S", 0)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER.format(kind=atomic.__name__)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"writing\n"
+        (partial,) = tmp_path.iterdir()
+        assert files.remove_partials(tmp_path) == [] and partial.exists()
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert files.remove_partials(tmp_path) == [partial]
+    assert names(tmp_path) == []
+
+
+def test_a_partial_that_may_not_be_marked_yet_is_left(tmp_path: Path) -> None:
+    (tmp_path / ".raw.abcd1234").mkdir()
+    assert files.remove_partials(tmp_path) == []
+    os.utime(tmp_path / ".raw.abcd1234", (0, 0))
+    assert files.remove_partials(tmp_path) == [tmp_path / ".raw.abcd1234"]
+
+
+def test_what_is_no_partial_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PARTIAL_AGE_S", 0)
+    kept = [".gitignore", ".prepare", ".env.local", ".losses.csv.lock", "raw.abcd1234", "raw"]
+    gone = [".raw.abcd1234", ".raw.abcd1234.old", ".losses.csv.a_b1c2d3.csv"]
+    for name in (*kept, *gone):
+        (tmp_path / name).mkdir()
+    files.remove_partials(tmp_path)
+    assert names(tmp_path) == sorted(kept)
+
+
+def test_a_folder_that_is_written_anew_takes_the_place_of_what_kills_left_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PARTIAL_AGE_S", 0)
+    for name in (".raw.abcd1234", ".pairs.abcd1234"):
+        (tmp_path / name).mkdir()
+    with atomic_folder(tmp_path / "raw") as partial:
+        assert names(tmp_path) == sorted([".pairs.abcd1234", partial.name])
+    assert names(tmp_path) == [".pairs.abcd1234", "raw"]

@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
-from pix2pix import features, files, warm_start
+from pix2pix import features, files, reference, warm_start
 from pix2pix.checkpoint import CheckpointFolder, GeneratorConfig, load_generator, save_generator
 from pix2pix.errors import UserError
 from pix2pix.generator import Generator
@@ -51,7 +52,7 @@ class Bomb:
 def load_checkpoint(path: Path) -> None:
     folder = CheckpointFolder(path.parent, "f")
     path.rename(folder.path / "checkpoint.pt")
-    folder.load(CPU)
+    folder.load()
 
 
 def load_warm_start(path: Path) -> None:
@@ -168,13 +169,61 @@ def test_a_header_that_lies_about_its_length_is_refused(tmp_path: Path, length: 
 def test_a_checkpoint_of_something_else_says_how_to_start_anew(tmp_path: Path, saved: Any) -> None:
     folder, network = CheckpointFolder(tmp_path, "f"), Generator(levels=5, channels=2)
     torch.save(saved, folder.path / "checkpoint.pt")
-    state = folder.load(CPU)
+    state = folder.load()
     assert state
     with pytest.raises(UserError) as caught, folder.taken_up():
         network.load_state_dict(state["generator"])
     line = str(caught.value)
     assert line.startswith(f"{folder.path / 'checkpoint.pt'}: is of another training (")
     assert line.endswith("remove it to start from the beginning") and "\n" not in line
+
+
+# --- the reference's files ---------------------------------------------------------------------------
+
+
+def reference_state(levels: int, tensors: int = 0) -> dict[str, Tensor]:
+    """The outermost and the innermost module of so many levels, and so many tensors more."""
+    inner = "model.model.1." + "model.3." * (levels - 2) + "model.1.weight"
+    widths = {"model.model.0.weight": 4, "model.model.3.weight": 8, inner: 32}
+    state = {name: torch.zeros(width, 3, 4, 4) for name, width in widths.items()}
+    return state | {f"more.{number}": torch.zeros(1) for number in range(tensors)}
+
+
+@pytest.mark.parametrize("tensors", [0, 3000])
+def test_levels_of_the_references_are_believed_only_when_the_weights_are_there(
+    tmp_path: Path, tensors: int
+) -> None:
+    """A thousand levels of this width take half a gigabyte; of 512 channels, 50."""
+    path = tmp_path / "latest_net_G.pth"
+    torch.save(reference_state(1000, tensors), path)
+    allocated = peak_allocation(lambda: load_generator_of(path))
+    assert allocated < 50e6
+
+
+def load_generator_of(path: Path) -> None:
+    said = "its names say 1000 levels, but it has 3 tensors|missing, expected shape"
+    with pytest.raises(UserError, match=said):
+        reference.load_generator(reference.read_state(path))
+
+
+def peak_allocation(act: Callable[[], None]) -> int:
+    """Bytes of tensors that were made and not at once let go."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        act()
+    return sum(max(0, event.self_cpu_memory_usage) for event in seen.key_averages())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.zeros(1).expand(10**9, 3, 4, 4), torch.zeros(4, 3, 4, 4).to_sparse()],
+    ids=["expanded", "sparse"],
+)
+def test_a_tensor_that_is_larger_than_what_the_file_holds_is_refused(tmp_path: Path, value: Tensor) -> None:
+    path = tmp_path / "latest_net_G.pth"
+    torch.save({"model.model.0.weight": value}, path)
+    with pytest.raises(UserError) as caught:
+        reference.load_generator(reference.read_state(path))
+    assert str(caught.value).startswith(f"{path}: model.model.0.weight says it has shape [")
 
 
 # --- ONNX --------------------------------------------------------------------------------------------

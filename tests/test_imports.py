@@ -1,5 +1,7 @@
 """`pix2pix import` and `pix2pix export-reference`: files in, files out, and what they say."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -202,6 +204,38 @@ def test_a_depth_that_the_references_options_do_not_name_is_said_so() -> None:
     assert isinstance(ours, Generator)
     with torch.inference_mode():
         torch.testing.assert_close(alone(theirs, x), ours(x), rtol=0, atol=1e-5)
+
+
+def test_channels_that_are_not_the_references_default_are_among_the_options(place: Path) -> None:
+    theirs = given(Unet(7, 2, 1, 3))
+    import_generator(GIVEN, "instance", params(128))
+    back = Path("back.pth")
+    assert export_generator(GENERATOR, back) == (
+        f"{back}: for the reference's test.py with --netG unet_128 --ngf 2 --norm batch --input_nc 1 "
+        "--no_dropout"
+    )
+    theirs.load_state_dict(reference.read_state(back))
+    saved(in_channels=1, out_channels=1, input=Encoding(1), target=Encoding(1))
+    said = export_generator(GENERATOR, back)
+    assert "UnetGenerator of input_nc=1, output_nc=1, num_downs=5, ngf=2 and batch norm" in said
+
+
+def test_a_full_disk_is_one_line_and_what_was_there_stays(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_full_disk(prefix: str, suffix: str, dir: Path) -> tuple[int, str]:
+        name = dir / f"{prefix}{suffix}"
+        name.symlink_to("/dev/full")
+        return os.open(os.devnull, os.O_RDONLY), str(name)
+
+    saved()
+    Path("G.pth").write_bytes(b"before")
+    monkeypatch.setattr(tempfile, "mkstemp", on_full_disk)
+    with pytest.raises(UserError) as refused:
+        export_generator(GENERATOR, Path("G.pth"))
+    assert str(refused.value) == "G.pth: No space left on device; free some space and run it again"
+    assert files(place) == {"models", str(GENERATOR), "G.pth"}
+    assert Path("G.pth").read_bytes() == b"before"
 
 
 @pytest.mark.parametrize("shape", [{"architecture": "encoder-decoder"}, {"upsample": "resize"}])

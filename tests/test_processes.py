@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from group_of_two import RECIPES, STOP_AT, double_range, trained
+from group_of_two import RECIPES, STOP_AT, VALIDATES_AT, double_range, trained
 from torch import nn
+from training_fixtures import equal
 
 from pix2pix import processes, training, validation
 from pix2pix.errors import UserError
@@ -85,6 +86,19 @@ def test_a_training_that_two_processes_began_is_ended_by_one(
         ended = trained(folder / "cut", ALONE, "whole")
     assert started == [Started(STOP_AT, STOP_AT // 2, 20)]
     assert_close(ended, two[0]["whole"])
+
+
+def test_two_processes_leave_a_validation_together_and_end_with_the_same_weights(
+    two: list[dict[str, Any]],
+) -> None:
+    assert [each["stopped validating"] for each in two] == [VALIDATES_AT, VALIDATES_AT]
+    for each in two:
+        assert equal(each["validated"]["weights"], each["whole"]["weights"])
+        # A window that was open when they stopped has been halved between them.
+        np.testing.assert_allclose(each["validated"]["rows"], each["whole"]["rows"], rtol=0, atol=1e-12)
+    # The leader alone has these.
+    assert two[0]["validated"]["validations"] == two[0]["whole"]["validations"]
+    assert len(two[0]["whole"]["validations"]) == RECIPES["whole"]["epochs"]
 
 
 def test_with_dropout_of_their_own_they_still_have_the_same_weights(two: list[dict[str, Any]]) -> None:
@@ -192,6 +206,8 @@ LOST = words(2, "lost", 1, of_another=True)
         ([words(2, "a mistake", 5), words(1, "Traceback", 9), LOST], [2, 1, 2], Ended(2, "a mistake")),
         ([words(1, "Traceback", 5)], [1, -9], Ended(1, "Traceback")),
         ([LOST], [2, -11], Ended(139, killed_by=11)),
+        # Before the loop one stops at once, and the others wait for it.
+        ([LOST], [143, 2], Ended(143)),
         ([], [-9], Ended(137, killed_by=9)),
         ([LOST], [2, 2], Ended(2, "lost")),
         ([], [143, 143], Ended(143)),

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import translation
 from pix2pix.augment import to_pixels, to_unit_range
 from pix2pix.checkpoint import GeneratorConfig, save_generator
 from pix2pix.errors import UserError
 from pix2pix.generator import Generator
-from pix2pix.images import Pixels
+from pix2pix.images import Pixels, write_png
 from pix2pix.sampling import Sampler
+from pix2pix.translator import TooLargeError
 
 CONFIG = GeneratorConfig(
     levels=5,
@@ -120,3 +122,21 @@ def test_an_exported_file_cannot_be_drawn_from(tmp_path: Path) -> None:
         Sampler(path)
     with pytest.raises(UserError, match="not found"):
         Sampler(tmp_path / "none.safetensors")
+
+
+def test_an_image_that_is_too_large_for_the_memory_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+
+    draw = sampler(tmp_path)
+    monkeypatch.setattr(draw._generator, "forward", refuse)
+    with pytest.raises(TooLargeError, match=r"^64 × 32 px are too many for the memory at once$"):
+        draw(image(32, 64), 2, 1)
+    write_png(tmp_path / "in.png", image(32, 64))
+    place = tmp_path / "out"
+    with pytest.raises(
+        UserError, match=r"in\.png: not made, 64 × 32 px are too many for the memory at once; "
+    ):
+        translation.draw([tmp_path / "in.png"], place, draw, samples=2, seed=1)

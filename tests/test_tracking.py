@@ -4,13 +4,15 @@ import errno
 import logging
 import os
 import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,10 @@ QUIET: dict[str, Any] = {"run": {"tracked_grids": 2}}
 
 @pytest.fixture(autouse=True)
 def _nothing_left_running() -> Iterator[None]:
-    """Every test leaves MLflow without a run of its own and without its threads."""
+    """Every test leaves MLflow without its threads, and nobody who tells it anything."""
     yield
-    left = mlflow.active_run()
-    while mlflow.active_run():
-        mlflow.end_run()
-    assert left is None
-    assert monitors_after() == []
+    assert alive_after(tracking.THREAD) == []
+    assert alive_after("SystemMetricsMonitor") == []
 
 
 @pytest.fixture
@@ -47,10 +46,10 @@ def brisk_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
 
 
-def monitors_after(patience_s: float = 30) -> list[threading.Thread]:
-    """MLflow's monitors that are still alive after some patience."""
+def alive_after(name: str, patience_s: float = 30) -> list[threading.Thread]:
+    """Threads of this name that are still alive after some patience."""
     deadline = time.monotonic() + patience_s
-    while alive := [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]:
+    while alive := [thread for thread in threading.enumerate() if thread.name == name]:
         if time.monotonic() > deadline:
             break
         time.sleep(0.02)
@@ -144,7 +143,7 @@ def test_system_metrics_end_with_the_run(project: Project, store: Path, brisk_mo
         assert [thread.name for thread in threading.enumerate()].count("SystemMetricsMonitor") == 1
         time.sleep(0.2)
         tracked.finish(digest("weights"))
-    assert monitors_after(patience_s=0) == []
+    assert alive_after("SystemMetricsMonitor", patience_s=0) == []
     assert "system/cpu_utilization_percentage" in the_run().data.metrics
 
 
@@ -257,17 +256,54 @@ def test_a_server_that_dies_in_the_middle_costs_one_warning(
     project.make("weights", 0.2)
     with tracking.training_run(project.params(), "of the dead server", DATA) as tracked:
         tracked.losses(1, {"g_l1": 1.0})
+        while not any("g_l1" in run.data.metrics for run in all_runs()):
+            time.sleep(0.02)
         server.kill()
         for step in (2, 3):
             tracked.losses(step, {"g_l1": 0.5})
         tracked.validated(3, 1, 0.1, project.folder / "reports" / "test_grid.png")
         tracked.finish(digest("weights"))
-    assert monitors_after() == []
+    assert alive_after("SystemMetricsMonitor") == []
     assert f"MLflow at {server.uri} cannot be written" in the_warning(caplog, capfd)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{server.database}")
     (left,) = [run for run in all_runs() if run.data.tags.get("fingerprint") == "of the dead server"]
     assert left.info.status == "RUNNING"
     assert history(left, "g_l1") == {1: 1.0}
+
+
+def test_a_server_that_hangs_holds_up_neither_a_step_nor_the_end(
+    project: Project, server: Server, impatient: None
+) -> None:
+    with ExitStack() as hanging:
+        with pytest.raises(Stopped), tracking.training_run(project.params(), "hung", DATA) as tracked:
+            hanging.enter_context(server.hanging())
+            begun = time.monotonic()
+            for step in range(100):
+                tracked.losses(step, {"g_l1": 1.0})
+            assert time.monotonic() - begun < 1
+            raise Stopped
+        assert time.monotonic() - begun < tracking.STOP_S + 2
+
+
+def test_a_signal_ends_the_opening_of_a_run_on_a_server_that_hangs(
+    project: Project, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(number: int, frame: object) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGALRM, stop)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        begun = time.monotonic()
+        try:
+            signal.alarm(1)
+            with pytest.raises(Stopped), tracking.training_run(project.params(), "hung", DATA):
+                raise AssertionError("opened")
+        finally:
+            signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - begun < 1 + tracking.STOP_S + 2
 
 
 def test_a_failure_while_the_run_is_opened_leaves_no_run_open(
@@ -277,10 +313,24 @@ def test_a_failure_while_the_run_is_opened_leaves_no_run_open(
     # MLflow refuses so long a name of a dataset, after it has made the run.
     long = project.params(dataset={"name": "x" * 600})
     with tracking.training_run(long, "f1", DATA) as tracked:
-        assert mlflow.active_run() is None
         tracked.finish(digest("weights"))
     assert "training goes on" in caplog.text
     the_run("KILLED")
+
+
+# --- afterwards ----------------------------------------------------------------------------------------
+
+
+def test_a_run_is_rebuilt_beside_a_sample_that_a_kill_left_half_written(
+    project: Project, store: Path
+) -> None:
+    project.make("weights", 0.2)
+    (project.folder / "reports" / "samples" / ".epoch-0004.png.abcd1234.png").write_bytes(b"torn")
+    data = {"splits": {"train": {"sha256": DATA["train"]}}}
+    with tracking.reachable() as connected:
+        run = tracking.run_of(connected, project.params(), digest("weights"), data)
+    pictures = MlflowClient(tracking.store_uri()).list_artifacts(run, "images")
+    assert {file.path.split("+")[2] for file in pictures} == {"2"}
 
 
 # --- the store ---------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from pix2pix.events import (
     Validated,
     Warned,
 )
-from pix2pix.feed import Feed, Placement, open_split
+from pix2pix.feed import CachedFeed, Feed, Placement, open_split
 from pix2pix.generator import Generator
 from pix2pix.pair_files import PairFiles
 from pix2pix.params import Model
@@ -52,9 +52,9 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path
     assert not equal(first.state, other.state)
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 4, 6, 8, 11])
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 6, 8, 11, 12])
 def test_an_interrupted_run_ends_as_if_it_had_never_stopped(tmp_path: Path, stop_at: int) -> None:
-    """Within an epoch and at its last step, before and after validations; weights and curves."""
+    """Within an epoch, and in the validation after its last step; weights and curves."""
     train = recipe(epochs=3, keep="best", losses_every=5)
     whole = finished(run(tmp_path / "whole", train))
     with pytest.raises(Interrupted) as interrupted:
@@ -68,8 +68,33 @@ def test_an_interrupted_run_ends_as_if_it_had_never_stopped(tmp_path: Path, stop
     assert finished(rest).epoch == whole.epoch
 
 
-def test_a_request_to_stop_at_the_very_last_step_just_finishes(tmp_path: Path) -> None:
-    assert finished(run(tmp_path, recipe(), stop_at=12)).state
+@pytest.mark.parametrize("epochs", [2, 1], ids=["between epochs", "at the end"])
+def test_a_validation_is_cut_off_and_is_the_first_thing_that_a_resumed_run_does(
+    tmp_path: Path, epochs: int
+) -> None:
+    train, val = recipe(epochs=epochs), pairs(9, 32, seed=9)
+    validated = 0
+
+    class Counted(CachedFeed):
+        def crops(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+            nonlocal validated
+            validated += 1
+            return super().crops(*arguments)
+
+    counted = Counted(val.names, val.pixels)
+    with pytest.raises(Interrupted) as interrupted:
+        run(tmp_path / "cut", train, stop_at=4, feeds=(pairs(4, 36), counted))
+    assert (interrupted.value.step, validated) == (4, 1)
+    rest = run(tmp_path / "cut", train, feeds=(pairs(4, 36), counted))
+    assert isinstance(rest[1], Validated) and rest[1].epoch == 1
+    whole = finished(run(tmp_path / "whole", train, feeds=(pairs(4, 36), val)))
+    assert equal(finished(rest).state, whole.state)
+    assert finished(rest).loss_rows == whole.loss_rows
+    assert finished(rest).validation_rows == whole.validation_rows
+
+
+def test_a_request_to_stop_after_the_last_validation_just_finishes(tmp_path: Path) -> None:
+    assert finished(run(tmp_path, recipe(), stop_if=lambda state: len(state.validation_rows) == 3)).state
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
@@ -363,7 +388,7 @@ def test_an_interrupted_ablation_ends_as_if_it_had_never_stopped(
 def won(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any loss of the discriminator is low, and four steps of it are long; outputs never alike."""
     monkeypatch.setattr(collapse, "WON_STEPS", 4)
-    monkeypatch.setattr(collapse, "WON_LOSS", 1e9)
+    monkeypatch.setattr(collapse, "WON_SHARE", 1e9)
     monkeypatch.setattr(collapse, "ALIKE_SHARE", 0.0)
 
 
@@ -384,7 +409,7 @@ def test_a_discriminator_that_has_won_is_warned_of_once_and_the_training_goes_on
 
 def test_a_warning_changes_no_weight(won: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warned = run(tmp_path / "warned", recipe(losses_every=2))
-    monkeypatch.setattr(collapse, "WON_LOSS", 0.0)
+    monkeypatch.setattr(collapse, "WON_SHARE", 0.0)
     healthy = run(tmp_path / "healthy", recipe(losses_every=2))
     assert (warnings(warned), warnings(healthy)) == ([4], [])
     assert equal(finished(warned).state, finished(healthy).state)
@@ -436,6 +461,14 @@ def test_outputs_that_ignore_their_inputs_are_warned_of_after_the_validation_tha
     assert order.index(Warned) == order.index(Validated) + 1
     message = next(event.message for event in seen if isinstance(event, Warned))
     assert message.startswith("step 4: outputs for different inputs differ by 0.0%")
+
+
+def test_two_outputs_are_compared_where_one_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.collapse, "SETTLED_STEPS", 0)
+    seen = run(tmp_path, recipe(epochs=1, lr=1e-9, sample_images=1), on_state=deaf)
+    assert warnings(seen) == [4]
+    (shown,) = (event for event in seen if isinstance(event, Validated))
+    assert len(shown.inputs) == len(shown.outputs) == len(shown.targets) == 1
 
 
 def test_outputs_that_ignore_their_inputs_stop_a_training_that_is_told_to(

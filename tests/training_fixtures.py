@@ -88,6 +88,7 @@ def events(
     folder: Path,
     train: Train,
     stop_at: int | None = None,
+    stop_if: Callable[[State], bool] | None = None,
     on_state: Callable[[State], None] | None = None,
     checkpoint_every: int = 1,
     model: Model = MODEL,
@@ -95,11 +96,17 @@ def events(
     group: Group = ALONE,
     config: GeneratorConfig = CONFIG,
 ) -> Iterator[Event]:
-    """Train on a few pairs; optionally ask to stop once a step is reached."""
+    """Train on a few pairs; optionally ask to stop once a step is reached, or once something is so."""
     shape = {name: getattr(model, name) for name in ("architecture", "upsample", "norm", "dropout_blocks")}
     state = training_state.new_state(replace(config, **shape), model, train, CPU, group)
     if on_state:
         on_state(state)
+
+    def stop_requested() -> bool:
+        wants = (stop_at is not None and state.step >= stop_at) or (stop_if is not None and stop_if(state))
+        # As the stage does: one that is asked is for all.
+        return bool(group.largest(int(wants)))
+
     return fit(
         state,
         model,
@@ -110,7 +117,7 @@ def events(
         folder=CheckpointFolder(folder, "f"),
         checkpoint_every_epochs=checkpoint_every,
         log_every_steps=2,
-        stop_requested=lambda: stop_at is not None and state.step >= stop_at,
+        stop_requested=stop_requested,
         encodings=(config.input, config.target),
         group=group,
     )

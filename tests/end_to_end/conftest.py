@@ -210,6 +210,15 @@ def train(project: Project) -> subprocess.Popen[str]:
     return start(project, sys.executable, "-m", "stages.train")
 
 
+def ends_in_time(process: subprocess.Popen[str], seconds: float = 10) -> str:
+    """What a process says until its end, which comes within the time that a stage has after a signal."""
+    try:
+        return process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"not ended within {seconds:g} s: {process.communicate()[0]}") from None
+
+
 def wait_for(what: object, seconds: float = 60, every: float = 0.05) -> object:
     """The first true answer of a question asked again and again."""
     assert callable(what)

@@ -1,7 +1,9 @@
 """Killed, interrupted, twice at once: nothing half-written, lost or left running."""
 
+import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .conftest import STAGES, Project, leftovers, start, train, wait_for
+from .conftest import STAGES, Project, ends_in_time, leftovers, start, train, wait_for
 
 
 def holder(project: Project) -> int | None:
@@ -18,6 +20,14 @@ def holder(project: Project) -> int | None:
         if words := file.read_text().split():
             return int(words[1])
     return None
+
+
+def written(project: Project) -> dict[str, bytes]:
+    """What a training has written, by path."""
+    names = ("models/generator.safetensors", "reports/losses.csv", "reports/validation.csv")
+    return {
+        name: made for name, made in project.outputs().items() if name.startswith((*names, "reports/samples"))
+    }
 
 
 def is_running(pid: int) -> bool:
@@ -57,14 +67,19 @@ def test_killed_while_it_writes_a_checkpoint_it_goes_on_to_the_same_bytes(projec
         process.kill()
         process.communicate(timeout=60)
     assert is_writing(), "no kill met a checkpoint being written"
-    files = ("models/generator.safetensors", "reports/losses.csv", "reports/validation.csv")
+    (kept,) = (project.root / ".checkpoints").iterdir()
+    # And one that met a picture being written.
+    (kept / "samples").mkdir(exist_ok=True)
+    (kept / "samples" / ".epoch-0001.png.abcd1234.png").write_bytes(b"torn")
     resumed = project.run(sys.executable, "-m", "stages.train")
     assert "going on from the checkpoint" in resumed.stdout + resumed.stderr
-    killed = {name: (project.root / name).read_bytes() for name in files}
+    killed = written(project)
+    assert "reports/samples/epoch-0012.png" in killed
+    assert not [name for name in killed if "/." in name]
     assert not list((project.root / ".checkpoints").iterdir())
     whole = project.run(sys.executable, "-m", "stages.train")
     assert "going on" not in whole.stdout + whole.stderr
-    assert killed == {name: (project.root / name).read_bytes() for name in files}
+    assert killed == written(project)
     steps = [int(line.split(",")[0]) for line in killed["reports/losses.csv"].decode().splitlines()[1:]]
     assert steps == list(range(3, 97, 3))
 
@@ -84,12 +99,30 @@ def test_a_trainer_dies_with_dvc_and_leaves_a_checkpoint(long_training: Project)
     again.communicate(timeout=120)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_stage_whose_dvc_is_gone_before_it_has_begun_does_not_begin(project: Project, dies: bool) -> None:
+    # Waits with the stage's own beginning until its parent is dead, as on a busy machine.
+    stage = "import os, sys, time\n"
+    stage += f"while {dies} and os.getppid() == int(sys.argv[1]): time.sleep(0.01)\n"
+    stage += "os.execv(sys.executable, [sys.executable, '-m', 'stages.register'])"
+    parent = "import os, subprocess, sys\n"
+    parent += "child = subprocess.Popen([sys.executable, '-c', sys.argv[1], str(os.getpid())])\n"
+    parent += f"{dies} or sys.exit(child.wait())"
+    outcome = project.root / "outcome"
+    dvc = {"DVC_STAGE": "register", "PIX2PIX_OUTCOME_FILE": str(outcome)}
+    # To the end of the pipe, which the stage holds as well.
+    done = project.run("setsid", "--wait", sys.executable, "-c", parent, stage, **dvc)
+    assert ("version 1" in done.stdout + done.stderr) == (not dies), done.stdout + done.stderr
+    assert outcome.exists() == dies, "it says that it began, and not how it ended"
+
+
 def test_a_second_trainer_is_told_who_trains_and_stops_at_once(long_training: Project) -> None:
     first = train(long_training)
     pid = wait_for(lambda: holder(long_training))
     second = long_training.run(sys.executable, "-m", "stages.train", ok=False)
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=60)
+    ends_in_time(first)
     assert second.returncode == 2
     assert second.stderr.startswith("error: ") and second.stderr.count("\n") == 1
     assert f"(process {pid} on " in second.stderr
@@ -100,7 +133,7 @@ def test_make_clean_leaves_what_the_next_training_goes_on_with(long_training: Pr
     process = train(long_training)
     wait_for(lambda: list((long_training.root / ".checkpoints").glob("*/checkpoint.pt")))
     process.send_signal(number)
-    process.communicate(timeout=60)
+    ends_in_time(process)
     assert process.returncode == 128 + number
     (kept,) = (long_training.root / ".checkpoints").iterdir()
     stale = kept.with_name("0123456789abcdef")
@@ -116,18 +149,70 @@ def test_make_clean_leaves_what_the_next_training_goes_on_with(long_training: Pr
 # --- interrupted -------------------------------------------------------------------------------------
 
 
-# Early, in the imports of one, and later, at work or already done.
-@pytest.mark.parametrize(("stage", "after_s"), [("train", 0.5), *((stage, 3.0) for stage in STAGES)])
-def test_ctrl_c_ends_a_stage_without_a_traceback_and_keeps_what_was_there(
-    project: Project, stage: str, after_s: float
+# Runs a stage that is sent SIGINT as it is about to put the first of its files into its place.
+AT_WORK = """
+import os, runpy, signal, sys
+from pathlib import Path
+replace = Path.replace
+def interrupted(partial, place):
+    Path.replace = replace
+    print("at work", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    return replace(partial, place)
+Path.replace = interrupted
+runpy.run_module("stages." + sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_ctrl_c_ends_a_stage_at_work_without_a_traceback_and_keeps_what_was_there(
+    project: Project, stage: str
 ) -> None:
     before = project.outputs()
-    process = start(project, sys.executable, "-m", f"stages.{stage}")
-    time.sleep(after_s)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=30)[0]
-    # -SIGINT: it had said its last line, and Python takes its handlers away before it is gone.
-    assert process.returncode in (130, 0, -signal.SIGINT), said
-    assert "Traceback" not in said
+    done = project.run(sys.executable, "-c", AT_WORK, stage, ok=False)
+    said = done.stdout + done.stderr
+    assert "at work" in done.stdout, said
+    assert done.returncode == 130, said
+    assert f"{stage}: interrupted\n" in done.stderr and "Traceback" not in said
     assert project.outputs() == before
     assert not leftovers(project)
+
+
+def test_ctrl_c_during_a_stages_imports_ends_it_without_a_word(project: Project, tmp_path: Path) -> None:
+    outcome = tmp_path / "outcome"
+    process = start(project, sys.executable, "-m", "stages.train", PIX2PIX_OUTCOME_FILE=str(outcome))
+    wait_for(outcome.exists, every=0.001)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert ends_in_time(process) == ""
+    assert process.returncode == 130
+
+
+def test_ctrl_c_in_a_terminal_ends_repro_with_its_stage_and_the_next_repro_goes_on(
+    long_training: Project,
+) -> None:
+    """A terminal sends it to the command, to dvc and to the stage at once."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "repro"],
+        cwd=long_training.root,
+        env=long_training.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: list((long_training.root / ".checkpoints").glob("*/checkpoint.pt")), seconds=120)
+    trainer = holder(long_training)
+    os.killpg(command.pid, signal.SIGINT)
+    said = ends_in_time(command)
+    assert command.returncode == 130, said
+    assert "train: stopped at step" in said and "train: interrupted" in said
+    assert "Traceback" not in said and "ERROR" not in said
+    assert trainer and not is_running(trainer)
+    assert not leftovers(long_training)
+    again = train(long_training)
+    assert again.stdout is not None
+    assert any("going on from the checkpoint" in line for line in again.stdout)
+    again.send_signal(signal.SIGTERM)
+    ends_in_time(again)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Project, store, train, wait_for
+from .conftest import Project, ends_in_time, start, store, train, wait_for
 
 
 @pytest.mark.parametrize("kill", ["TERM", "INT", "KILL"])
@@ -33,7 +34,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(project: Project, kil
         if "epoch 3:" in line:
             process.send_signal(getattr(signal, f"SIG{kill}"))
             break
-    rest = process.communicate(timeout=60)[0]
+    rest = ends_in_time(process)
     assert process.returncode == {"TERM": 143, "INT": 130, "KILL": -9}[kill], "".join(seen) + rest
     resumed = project.run(*command)
     assert "going on from the checkpoint at step" in resumed.stdout + resumed.stderr
@@ -59,15 +60,30 @@ def test_a_training_hears_sigterm_once_however_often_it_comes(project: Project) 
         return tracked.search_runs([found[0].experiment_id]) if found else []
 
     wait_for(lambda: any(run.data.metrics for run in runs()), seconds=120)
+    begun = time.monotonic()
     while process.poll() is None:
         process.send_signal(signal.SIGTERM)
         time.sleep(0.001)
+    assert time.monotonic() - begun < 10
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 143, said
     assert "train: stopped at step" in said
     # No epoch was to have one: it was written when the first one came.
     assert list((project.root / ".checkpoints").glob("*/checkpoint.pt"))
     assert [run.info.status for run in runs()] == ["KILLED"]
+
+
+def test_a_training_whose_store_never_answers_ends_in_time(project: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        deaf.settimeout(60)
+        uri = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        process = start(project, sys.executable, "-m", "stages.train", MLFLOW_TRACKING_URI=uri)
+        asked, _ = deaf.accept()
+        with asked:
+            process.send_signal(signal.SIGTERM)
+            said = ends_in_time(process)
+    assert process.returncode == 143, said
+    assert said.endswith("train: stopped\n") and "Traceback" not in said
 
 
 def test_a_training_that_streamed_goes_on_with_pairs_held_in_memory(project: Project) -> None:
@@ -93,7 +109,7 @@ def test_a_training_that_streamed_goes_on_with_pairs_held_in_memory(project: Pro
         if "epoch 3:" in line:
             os.killpg(process.pid, signal.SIGTERM)
             break
-    said += process.communicate(timeout=60)[0]
+    said += ends_in_time(process)
     assert process.returncode == 143, said
     assert "streamed from disk" in said and "Traceback" not in said
     project.set(train={"cache": "device"})

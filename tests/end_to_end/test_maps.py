@@ -13,7 +13,10 @@ from conftest import SHARED
 from numpy.typing import NDArray
 from PIL import Image
 
-from .conftest import Project, checkout
+from pix2pix.files import sha256_file
+from pix2pix.translator import Translator
+
+from .conftest import STAGES, Project, checkout, store
 
 SAMPLE = SHARED / "datasets" / "maps-sample.tar.gz"
 # By their names 55 and 152 fall into the tenth of train that validates. 126 and 207 are in train and in
@@ -45,10 +48,7 @@ def repack(archive: Path) -> None:
 
 @pytest.fixture(scope="module")
 def maps(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A project after `pix2pix preset maps` and `dvc repro evaluate`, made small; not to be changed.
-
-    The stages after that read no pairs but what evaluate reads, and take as long again.
-    """
+    """A project after `pix2pix preset maps` and `dvc repro`, made small; not to be changed."""
     folder = tmp_path_factory.mktemp("maps")
     (folder / "mirror").mkdir()
     repack(folder / "mirror" / "maps.tar.gz")
@@ -56,7 +56,7 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Run:
     project.pix2pix("preset", "maps")
     project.set(**SMALL)
     mirror = {"PIX2PIX_MIRROR": str(project.data), "PIX2PIX_CACHE": str(folder / "cache")}
-    return project, project.dvc("repro", "evaluate", **mirror)
+    return project, project.dvc("repro", **mirror)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def report(project: Project, name: str) -> dict:
 
 def test_the_stages_run_and_the_mirrors_smaller_archive_is_named(maps: Run) -> None:
     project, done = maps
-    assert project.ran(done) == ["fetch", "prepare", "train", "evaluate"]
+    assert project.ran(done) == list(STAGES)
     said = done.stdout + done.stderr
     assert "maps.tar.gz: holds 12 train, 4 val images; published are 1096 train, 1098 val" in said
     raw = project.root / "data" / "raw"
@@ -142,3 +142,14 @@ def test_training_and_evaluation_saw_these_pairs(maps: Run) -> None:
     metrics = report(project, "metrics.json")
     assert metrics["images"] == 4
     assert metrics["split_sha256"] == report(project, "data.json")["splits"]["test"]["sha256"]
+
+
+def test_what_was_trained_is_exported_and_registered_under_the_presets_name(maps: Run) -> None:
+    project, _ = maps
+    onnx = project.root / "models" / "generator.onnx"
+    exported = report(project, "export.json")
+    assert exported["onnx_sha256"] == sha256_file(onnx)
+    assert Translator(onnx)(np.zeros((90, 100, 3), np.uint8)).shape == (90, 100, 3)
+    assert report(project, "registration.json")["metrics"] == report(project, "metrics.json")["model"]
+    (version,) = store(project).search_model_versions("name='pix2pix-maps'")
+    assert version.tags["onnx_sha256"] == exported["onnx_sha256"]
