@@ -15,6 +15,7 @@ from pix2pix import images, synthetic
 from pix2pix.pair_set import Geometry
 
 from .ours import Shape, Way
+from .pipeline import DISTINCT
 
 PROJECT = Path(__file__).parents[1]
 SPLITS = {"train": 400, "val": 100, "test": 106}
@@ -70,16 +71,19 @@ def _write_params(path: Path, shape: Shape, way: Way, device: str, threads: int,
 
 
 def _draw_pairs(folder: Path, shape: Shape) -> None:
-    index = 0
+    """As many files as facades has pairs, a hundred of each size distinct: the others are links to these."""
     for split, count in SPLITS.items():
         for side in ("input", "target"):
             (folder / split / side).mkdir(parents=True)
-        for _ in range(count):
-            side_px = shape.load_px if split == "train" else shape.px
+        side_px = shape.load_px if split == "train" else shape.px
+        for index in range(min(count, DISTINCT)):
             photo, labels = synthetic.draw_pair(seed=1, index=index, image_px=side_px)
             for side, pixels in (("input", labels), ("target", photo)):
                 images.write_prepared(folder / split / side / f"{index:04}.png", pixels)
-            index += 1
+        for index in range(DISTINCT, count):
+            for side in ("input", "target"):
+                first = folder / split / side / f"{index % DISTINCT:04}.png"
+                (folder / split / side / f"{index:04}.png").hardlink_to(first)
     Geometry("benchmark", "BtoA", shape.px, shape.load_px).write(folder / "pairs.json")
 
 

@@ -33,7 +33,7 @@ from .validation import validate
 
 
 class DataClock:
-    """How much of the time goes into waiting for data."""
+    """How much of the host's time goes into waiting for data; a GPU may have steps to do meanwhile."""
 
     def __init__(self) -> None:
         self._waited_s, self._asked = 0.0, time.monotonic()
