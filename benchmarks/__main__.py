@@ -1,72 +1,123 @@
 """`python -m benchmarks`: what is fast, measured side by side.
 
-Every comparison's key ends in `ratio`; above 1 ours is the faster.
+Every comparison's key ends in `ratio`; above 1 ours is the faster. Nothing is loaded that the named
+benchmarks do not need: a machine with a GPU may have little installed.
 """
 
+import argparse
 import json
 import platform
 import sys
+import traceback
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-import typer
 
 from pix2pix import devices
 from pix2pix.errors import UserError
 
-from .run import BENCHMARKS, Settings, run
+from .ours import Way
+from .run import BENCHMARKS, ON_REQUEST, Settings, run
 
 # They say the shape first.
-OF_A_SHAPE = ("train_step", "data", "pipeline", "sweep", "inference")
+OF_A_SHAPE = ("train_step", "data", "pipeline", "determinism", "recipe", "sweep", "inference")
 
 
-def main(
-    names: Annotated[
-        list[str] | None, typer.Argument(help=f"{', '.join(BENCHMARKS)}; default: all but sweep.")
-    ] = None,
-    device: Annotated[
-        Literal["cpu", "cuda", "mps"], typer.Option(help="Where networks are trained and features computed.")
-    ] = "cpu",
-    px: Annotated[int, typer.Option(min=32, help="Side of the images that networks see.")] = 256,
-    channels: Annotated[int, typer.Option(min=1, help="Of both networks' first layers.")] = 64,
-    batch: Annotated[int, typer.Option(min=1)] = 1,
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"], typer.Option(help="Of our training, as train.precision.")
-    ] = "auto",
-    rounds: Annotated[int, typer.Option(min=1, help="Alternations.")] = 20,
-    threads: Annotated[int, typer.Option(min=1)] = devices.available_cores(),
-    pairs: Annotated[int, typer.Option(min=2_000, help="Of prepare_scale; the most of sweep.")] = 10_000,
-    trace: Annotated[
-        Path | None, typer.Option(help="Where train_step leaves a profile of a few steps, as JSON.")
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Where sweep leaves its picture.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The figures as JSON on stdout; the text goes to stderr.")
-    ] = False,
-) -> None:
-    """Measure, in turns in one process, and print medians."""
-    if unknown := [name for name in names or [] if name not in BENCHMARKS]:
+def main() -> int:
+    """Measure, in turns in one process, and print medians; the exit status."""
+    given = _arguments().parse_args()
+    if unknown := [name for name in given.names if name not in BENCHMARKS]:
         raise UserError(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
-    settings = Settings(device, px, channels, batch, precision, rounds, threads, pairs, trace, plot)
-    figures: dict[str, Any] = {}
-    with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        machine = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "device": devices.choose(device)[1],
-            "threads": threads,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-            "processor": _processor(),
-        }
+    settings = Settings(
+        given.device,
+        given.px,
+        given.channels,
+        given.batch,
+        Way(given.precision, given.norm, given.deterministic),
+        given.rounds,
+        given.threads,
+        given.pairs,
+        given.epochs,
+        given.trace,
+        given.plot,
+    )
+    machine = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": devices.choose(given.device)[1],
+        "threads": given.threads,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "processor": _processor(),
+    }
+    said, text = sys.stdout, sys.stderr if given.json else sys.stdout
+
+    def tell(line: dict[str, Any]) -> None:
+        if given.json:
+            print(json.dumps(line), file=said, flush=True)
+
+    status = 0
+    with redirect_stdout(text):
         print(", ".join(f"{name} {value}" for name, value in machine.items()))
-        for name in names or [name for name in BENCHMARKS if name != "sweep"]:
+        tell({"machine": machine})
+        for name in given.names or [name for name in BENCHMARKS if name not in ON_REQUEST]:
             print(f"\n{name}", end=": " if name in OF_A_SHAPE else "\n", flush=True)
-            figures |= run(name, settings, quiet=as_json)
-    if as_json:
-        print(json.dumps({"machine": machine, "figures": figures}, indent=2))
+            try:
+                tell({"benchmark": name, "figures": run(name, settings, quiet=given.json)})
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                status = status or error.exit_status
+            except Exception:
+                # The others are measured all the same.
+                traceback.print_exc()
+                status = 1
+    return status
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=main.__doc__)
+    default = f"default: all but {', '.join(ON_REQUEST)}"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; {default}")
+
+    def add(name: str, default: Any, help: str = "", **more: Any) -> None:
+        parser.add_argument(name, default=default, help=f"{help} (default: {default})".strip(), **more)
+
+    def number(least: int) -> Any:
+        def read(text: str) -> int:
+            if (value := int(text)) < least:
+                raise argparse.ArgumentTypeError(f"{value} is below {least}")
+            return value
+
+        return read
+
+    where = "where networks are trained and features computed"
+    add("--device", "cpu", where, choices=("cpu", "cuda", "mps"))
+    add("--px", 256, "side of the images that networks see", type=number(32))
+    add("--channels", 64, "of both networks' first layers", type=number(1))
+    add("--batch", 1, type=number(1))
+    add("--precision", "auto", "of our training, as train.precision", choices=("auto", "fp32", "bf16"))
+    add("--norm", "instance", "of our training, as model.norm", choices=("instance", "batch"))
+    add(
+        "--deterministic",
+        True,
+        "our training, as train.deterministic",
+        action=argparse.BooleanOptionalAction,
+    )
+    add("--rounds", 20, "alternations", type=number(1))
+    add("--threads", devices.available_cores(), type=number(1))
+    add("--pairs", 10_000, "of prepare_scale; the most of sweep", type=number(2_000))
+    add("--epochs", 1, "of recipe; the preset has 200", type=number(1))
+    parser.add_argument(
+        "--trace", type=Path, help="where train_step leaves a profile of a few steps, as JSON"
+    )
+    parser.add_argument("--plot", type=Path, help="where sweep leaves its picture")
+    figures = (
+        "a line of JSON on stdout for the machine and for each benchmark as it ends; the text goes to stderr"
+    )
+    parser.add_argument("--json", action="store_true", help=figures)
+    return parser
 
 
 def _processor() -> str:
@@ -80,7 +131,7 @@ def _processor() -> str:
 
 if __name__ == "__main__":
     try:
-        typer.run(main)
+        sys.exit(main())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)

@@ -50,7 +50,8 @@ def alternate(
 
     Args:
         calls: made a round and way; the time is their mean.
-        before: called before a way's turn, untimed, followed by one untimed call of the way itself.
+        before: called before a way's turn and its warm-up, untimed; in its turn an untimed call of the way
+            itself follows.
     """
 
     def timed(way: Callable[[], object], calls: int) -> float:
@@ -62,7 +63,9 @@ def alternate(
         return (time.perf_counter() - started) / calls
 
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
+    for name, way in ways.items():
+        if before:
+            before[name]()
         timed(way, warm_up)
     for _ in range(rounds):
         for name, way in ways.items():

@@ -77,8 +77,11 @@ def work(shape: Shape) -> tuple[int, int]:
 
 def peak_mb(device: torch.device) -> float:
     """The most memory that this process has held so far: on the GPU where it computes on one."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
+    return torch.cuda.max_memory_allocated() / 1e6 if device.type == "cuda" else host_peak_mb()
+
+
+def host_peak_mb() -> float:
+    """The same, of the machine's own memory."""
     # Linux counts in KiB, macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pix2pix import devices
 from pix2pix.augment import plan_epoch
 from pix2pix.checkpoint import GeneratorConfig
 from pix2pix.feed import CachedFeed, Feed, in_batches
@@ -34,8 +35,22 @@ class Shape:
         return f"{self.px} px, {self.channels} channels, batch {self.batch}"
 
 
-def recipe(shape: Shape, precision: str) -> tuple[GeneratorConfig, Model, Train]:
-    """The committed recipe with this shape and train.precision, and the paper's dropout and norm."""
+@dataclass(frozen=True)
+class Way:
+    """How ours trains, in params.yaml's words; the defaults are those of every preset."""
+
+    precision: str = "auto"
+    norm: str = "instance"
+    deterministic: bool = True
+
+    def settle(self, device: torch.device) -> None:
+        """Set what of it, and of memory, is set for the whole process, as `stages.train` does."""
+        devices.prefer_determinism(self.deterministic, device)
+        devices.keep_freed_memory()
+
+
+def recipe(shape: Shape, way: Way) -> tuple[GeneratorConfig, Model, Train]:
+    """The committed recipe with this shape and way, and the paper's dropout."""
     params = load(PARAMS)
     model = params.model.model_copy(
         update={
@@ -43,11 +58,11 @@ def recipe(shape: Shape, precision: str) -> tuple[GeneratorConfig, Model, Train]
             "discriminator_channels": shape.channels,
             "discriminator_layers": 3,
             "dropout_blocks": (1, 2, 3),
-            "norm": "batch",
+            "norm": way.norm,
         }
     )
     train = params.train.model_copy(
-        update={"batch": shape.batch, "precision": precision, "deterministic": False}
+        update={"batch": shape.batch, "precision": way.precision, "deterministic": way.deterministic}
     )
     config = GeneratorConfig(
         levels=unet_levels(shape.px),
@@ -72,8 +87,8 @@ def held(shape: Shape, device: torch.device, pairs: int = 64) -> CachedFeed:
 class Training:
     """Crops, both networks, both optimisers; on CUDA captured and, unless told otherwise, in bfloat16."""
 
-    def __init__(self, shape: Shape, device: torch.device, feed: Feed, precision: str = "auto") -> None:
-        config, model, train = recipe(shape, precision)
+    def __init__(self, shape: Shape, device: torch.device, feed: Feed, way: Way) -> None:
+        config, model, train = recipe(shape, way)
         state = new_state(config, model, train, device)
         self._step = repeated_step(state, model, train, feed, image_px=shape.px, device=device)
         self._items = items(feed, shape)

@@ -1,21 +1,27 @@
 """Pairs from disk to updated weights: how they come, and a training step with its data."""
 
+import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import DeviceType
 
-from pix2pix import devices, feed, images, synthetic
+from pix2pix import feed, images, synthetic
 from pix2pix.pair_files import PairFiles
 
 from . import reference
 from .alternating import Comparison, alternate
-from .ours import Shape, Training, items
+from .ours import Shape, Training, Way, items
+from .train_step import CALLS_ON_CUDA, settings_of_each
 
-PAIRS = 96
+# As many as facades has; beyond the first hundred they are links to these.
+PAIRS, DISTINCT = 400, 100
 
 
 @contextmanager
@@ -27,6 +33,10 @@ def on_disk(shape: Shape, count: int) -> Iterator[tuple[list[Path], PairFiles]]:
         for side in ("input", "target"):
             (prepared / side).mkdir(parents=True)
         for index in range(count):
+            if index >= DISTINCT:
+                for side in (raw, prepared / "input", prepared / "target"):
+                    (side / f"{index:06}.png").hardlink_to(side / f"{index % DISTINCT:06}.png")
+                continue
             photo, labels = synthetic.draw_pair(seed=1, index=index, image_px=256)
             images.write_png(raw / f"{index:06}.png", np.concatenate([labels, photo], 1))
             for side, pixels in (("input", labels), ("target", photo)):
@@ -59,22 +69,61 @@ def data(shape: Shape, *, device: torch.device, rounds: int, calls: int = 20) ->
         return compared
 
 
-def compare(
-    shape: Shape, *, device: torch.device, precision: str = "auto", rounds: int
-) -> tuple[Comparison, Comparison]:
-    """A step with its data, the reference's from disk and ours as train.cache = auto has it; ours alone."""
-    devices.prefer_determinism(False, device)
-    devices.keep_freed_memory()
-    calls = 25 if device.type == "cuda" else 1
+@dataclass(frozen=True)
+class Compared:
+    """What `compare` gives.
+
+    Attributes:
+        whole: a step with its data, the reference's from disk and ours as train.cache = auto has it.
+        alone: ours with data, and always on the same pairs: what is left when no data has to come.
+        gpu_share: of the time of ours with data, that kernels run on the GPU; None elsewhere.
+    """
+
+    whole: Comparison
+    alone: Comparison
+    gpu_share: float | None
+
+
+def compare(shape: Shape, way: Way, *, device: torch.device, rounds: int) -> Compared:
+    """A step with its data, and how much of the time goes into what."""
+    way.settle(device)
+    calls = CALLS_ON_CUDA if device.type == "cuda" else 1
     with on_disk(shape, max(PAIRS, shape.batch)) as (raw, files):
         decoded = reference.loader(raw, shape)
         source = opened(files, shape, device, "auto")
-        training = Training(shape, device, source, precision)
+        training = Training(shape, device, source, way)
         ways = {"reference": reference.step(shape, device, decoded), "ours": training.step}
-        whole = alternate(ways, rounds=rounds, calls=calls, device=device)
-        # The same pairs again and again: what is left of a step when no data has to come.
+        whole = alternate(
+            ways, rounds=rounds, calls=calls, device=device, before=settings_of_each(way, device)
+        )
+        way.settle(device)
         item = next(items(source, shape)).clone()
-        computing = {"with data": training.step, "computing": lambda: training.repeat(item)}
+        computing = {"with data": training.step, "same pairs": lambda: training.repeat(item)}
         alone = alternate(computing, rounds=rounds, calls=calls, device=device)
+        gpu_share = None
+        if device.type == "cuda":
+            # Profiled steps take longer, their kernels do not.
+            seconds = statistics.median(alone.seconds["with data"])
+            gpu_share = min(1.0, kernel_seconds(training.step, calls) / seconds)
         decoded.close()
-    return whole, alone
+    return Compared(whole, alone, gpu_share)
+
+
+def kernel_seconds(step: Callable[[], object], steps: int) -> float:
+    """Seconds a step that kernels run on the GPU, by torch's profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+    return seconds_of_kernels(profile.events()) / steps
+
+
+def seconds_of_kernels(events: Iterable[Any]) -> float:
+    """Of all kernels among a profile's events; copies and what the host does are none."""
+    return sum(
+        event.time_range.elapsed_us() / 1e6
+        for event in events
+        if event.device_type == DeviceType.CUDA
+        and not event.is_user_annotation
+        and not event.name.startswith(("Memcpy", "Memset"))
+    )

@@ -33,6 +33,13 @@ def networks(shape: Shape, device: torch.device) -> tuple[Generator, Discriminat
     return generator, Discriminator(channels=shape.channels, norm="batch").to(device)
 
 
+def settle() -> None:
+    """Set cuDNN as the reference does, for the fastest convolutions, with TF32 as torch has it."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.deterministic = False
+    torch.backends.cudnn.allow_tf32 = True
+
+
 def step(
     shape: Shape, device: torch.device, pairs: Iterator[tuple[Tensor, Tensor]] | None = None
 ) -> Callable[[], object]:
@@ -94,7 +101,13 @@ class _Combined(Dataset[tuple[Tensor, Tensor]]):
 def loader(files: list[Path], shape: Shape) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one epoch after the other, decoded from disk each time."""
     batches = DataLoader(
-        _Combined(files, shape), shape.batch, shuffle=True, num_workers=LOADER_WORKERS, drop_last=True
+        _Combined(files, shape),
+        shape.batch,
+        shuffle=True,
+        num_workers=LOADER_WORKERS,
+        drop_last=True,
+        # The reference forks them anew each epoch; on GPU machines that would be most of a small epoch.
+        persistent_workers=True,
     )
     while True:
         yield from batches

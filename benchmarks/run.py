@@ -14,7 +14,7 @@ import torch
 from pix2pix import devices
 
 from .alternating import Comparison
-from .ours import Shape
+from .ours import Shape, Way
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class Settings:
     px: int
     channels: int
     batch: int
-    precision: str
+    way: Way
     rounds: int
     threads: int
     pairs: int
+    epochs: int
     trace: Path | None = None
     plot: Path | None = None
 
@@ -43,9 +44,13 @@ def train_step(settings: Settings) -> dict[str, Any]:
     shape, device = settings.shape, devices.choose(settings.device)[0]
     print(shape)
     # First, while no other has warmed the device or filled its memory.
-    precision = devices.choose_precision(settings.precision, device, settings.px)
+    precision = devices.choose_precision(settings.way.precision, device, settings.px)
+    devices.prefer_determinism(settings.way.deterministic, device)
     most = limits.measure(device, precision)
-    compared = train_step.compare(shape, device=device, precision=precision, rounds=settings.rounds)
+    if device.type == "cuda":
+        # The large matrices are no training's.
+        torch.cuda.reset_peak_memory_stats()
+    compared = train_step.compare(shape, settings.way, device=device, rounds=settings.rounds)
     key = f"train_step_{settings.px}px_batch{settings.batch}"
     figures = _figures(key, compared.get("own", compared["kept"]))
     if "own" in compared:
@@ -61,7 +66,7 @@ def train_step(settings: Settings) -> dict[str, Any]:
     )
     print(f"at most {limits.peak_mb(device):,.0f} MB, the reference's included")
     if settings.trace:
-        print(train_step.trace(shape, device, precision, settings.trace))
+        print(train_step.trace(shape, device, settings.way, settings.trace))
         print(f"{settings.trace}: open it in chrome://tracing or https://ui.perfetto.dev")
     return figures | {
         f"{key}_images_per_s": settings.batch / seconds,
@@ -86,15 +91,49 @@ def pipeline(settings: Settings) -> dict[str, Any]:
 
     print(settings.shape)
     device = devices.choose(settings.device)[0]
-    whole, alone = pipeline.compare(
-        settings.shape, device=device, precision=settings.precision, rounds=settings.rounds
-    )
+    compared = pipeline.compare(settings.shape, settings.way, device=device, rounds=settings.rounds)
     key = f"pipeline_{settings.px}px_batch{settings.batch}"
-    figures = _figures(key, whole)
+    figures = _figures(key, compared.whole)
     # Of two ways in turns the second is the faster here, so this is what the first makes of its time.
-    computing = min(1.0, 1 / alone.ratio)
-    print(f"{computing:.1%} of the time goes into computing")
-    return figures | {f"{key}_computing_share": computing}
+    without_data = min(1.0, 1 / compared.alone.ratio)
+    print(f"{without_data:.1%} of the time is left where no data has to come")
+    figures[f"{key}_without_data_share"] = without_data
+    if compared.gpu_share is not None:
+        print(f"{compared.gpu_share:.1%} of the time the GPU computes")
+        figures[f"{key}_gpu_share"] = compared.gpu_share
+    return figures
+
+
+def determinism(settings: Settings) -> dict[str, Any]:
+    from . import train_step
+
+    print(settings.shape)
+    compared = train_step.price_of_determinism(
+        settings.shape,
+        settings.way,
+        device=devices.choose(settings.device)[0],
+        rounds=settings.rounds,
+    )
+    return _figures(f"determinism_{settings.px}px_batch{settings.batch}", compared)
+
+
+def recipe(settings: Settings) -> dict[str, Any]:
+    from . import recipe
+
+    shape = settings.shape
+    print(f"{shape}, {settings.epochs} epochs", flush=True)
+    taken = recipe.measure(shape, settings.way, settings.device, settings.threads, settings.epochs)
+    print(
+        f"{taken.train_s + taken.export_s:.1f} s from prepared pairs to the exported file: train "
+        f"{taken.train_s:.1f} s, {taken.steps_per_s:.1f} steps/s of its loop; export {taken.export_s:.1f} s"
+    )
+    key = f"recipe_{settings.px}px_{settings.epochs}_epochs"
+    return {
+        f"{key}_s": taken.train_s + taken.export_s,
+        f"{key}_train_s": taken.train_s,
+        f"{key}_export_s": taken.export_s,
+        f"{key}_steps_per_s": taken.steps_per_s,
+    }
 
 
 def sweep(settings: Settings) -> dict[str, Any]:
@@ -104,12 +143,13 @@ def sweep(settings: Settings) -> dict[str, Any]:
     print(shape)
     measured, figures = {}, {}
     for point in sweep.points(shape, settings.pairs):
-        found = measured[point] = sweep.measure(point, settings.device, settings.threads, settings.precision)
+        found = measured[point] = sweep.measure(point, settings.device, settings.threads, settings.way)
         rate = "not enough memory" if found.images_per_s is None else f"{found.images_per_s:9.2f} images/s"
         peak = "" if found.peak_mb is None else f"  {found.peak_mb:9,.0f} MB"
-        print(f"{point.kind:14} {point.value:9,}  {rate}{peak}", flush=True)
+        host = f"  host {found.host_mb:9,.0f} MB" if settings.device == "cuda" and found.host_mb else ""
+        print(f"{point.kind:14} {point.value:9,}  {rate}{peak}{host}", flush=True)
         name = f"sweep_{point.kind.replace(', ', '_')}_{point.value}"
-        figures |= {f"{name}_images_per_s": found.images_per_s, f"{name}_peak_mb": found.peak_mb}
+        figures |= {f"{name}_{what}": value for what, value in asdict(found).items()}
     if settings.plot:
         where = devices.choose(settings.device)[1]
         sweep.draw(settings.plot, measured, f"{where}; otherwise {shape}")
@@ -129,7 +169,7 @@ def prepare(settings: Settings) -> dict[str, Any]:
     from . import prepare
 
     count = 200
-    compared = prepare.compare(count=count, rounds=min(settings.rounds, 5))
+    compared = prepare.compare(count=count, rounds=settings.rounds)
     pairs_per_s = count / sorted(compared.seconds["all cores"])[len(compared.ratios) // 2]
     print(f"{pairs_per_s:.0f} pairs a second")
     return {"prepare_pairs_per_s": pairs_per_s} | _figures("prepare_all_cores", compared)
@@ -174,8 +214,22 @@ def startup(settings: Settings) -> dict[str, Any]:
 
 BENCHMARKS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     way.__name__: way
-    for way in (train_step, data, pipeline, sweep, inference, prepare, prepare_scale, features, startup)
+    for way in (
+        train_step,
+        data,
+        pipeline,
+        determinism,
+        recipe,
+        sweep,
+        inference,
+        prepare,
+        prepare_scale,
+        features,
+        startup,
+    )
 }
+# These only where they are named.
+ON_REQUEST = ("determinism", "recipe", "sweep")
 
 
 def run(name: str, settings: Settings, *, quiet: bool) -> dict[str, Any]:

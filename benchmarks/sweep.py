@@ -17,7 +17,7 @@ from pix2pix.errors import UserError
 from pix2pix.pair_files import PairFiles
 
 from . import limits
-from .ours import Shape, Training, held
+from .ours import Shape, Training, Way, held
 from .pipeline import opened
 
 BATCHES, SIZES_PX = (1, 2, 4, 8, 16, 32, 64), (64, 128, 256, 512)
@@ -52,10 +52,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Measured:
-    """Images a second, and the most memory in MB; both None where the memory did not suffice."""
+    """Images a second, and the most memory in MB; all None where the memory did not suffice.
 
-    images_per_s: float | None
-    peak_mb: float | None
+    Attributes:
+        peak_mb: of the device that trains.
+        host_mb: of the training's process in the machine's own memory, without those that read for it.
+    """
+
+    images_per_s: float | None = None
+    peak_mb: float | None = None
+    host_mb: float | None = None
 
 
 def points(shape: Shape, most_pairs: int) -> Iterator[Point]:
@@ -71,18 +77,17 @@ def points(shape: Shape, most_pairs: int) -> Iterator[Point]:
             pairs *= 10
 
 
-def measure(point: Point, device_name: str, threads: int, precision: str) -> Measured:
+def measure(point: Point, device_name: str, threads: int, way: Way) -> Measured:
     """A point in a process of its own, so that its memory is its own."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as process:
-        return process.submit(_measured, point, device_name, threads, precision).result()
+        return process.submit(_measured, point, device_name, threads, way).result()
 
 
-def _measured(point: Point, device_name: str, threads: int, precision: str) -> Measured:
+def _measured(point: Point, device_name: str, threads: int, way: Way) -> Measured:
     torch.set_num_threads(threads)
-    devices.keep_freed_memory()
     device = devices.choose(device_name)[0]
-    devices.prefer_determinism(False, device)
+    way.settle(device)
     try:
         with tempfile.TemporaryDirectory() as folder:
             # Only what is measured is held.
@@ -91,15 +96,15 @@ def _measured(point: Point, device_name: str, threads: int, precision: str) -> M
                 if point.cache
                 else held(point.shape, device)
             )
-            training = Training(point.shape, device, feed, precision)
+            training = Training(point.shape, device, feed, way)
             return _timed(training, point.shape, device)
     except UserError:
         # More pairs than can be held.
-        return Measured(None, None)
+        return Measured()
     except RuntimeError as error:
         if not devices.is_exhausted(error):
             raise
-        return Measured(None, None)
+        return Measured()
 
 
 def _timed(training: Training, shape: Shape, device: torch.device) -> Measured:
@@ -114,7 +119,7 @@ def _timed(training: Training, shape: Shape, device: torch.device) -> Measured:
             _wait(device)
     _wait(device)
     seconds = time.perf_counter() - begun
-    return Measured(steps * shape.batch / seconds, limits.peak_mb(device))
+    return Measured(steps * shape.batch / seconds, limits.peak_mb(device), limits.host_peak_mb())
 
 
 def _wait(device: torch.device) -> None:

@@ -9,6 +9,9 @@ does not. The ratio without that difference, the reference too keeping it, is gi
 
 import ctypes
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,21 +20,18 @@ from pix2pix import devices
 
 from . import reference
 from .alternating import Comparison, alternate
-from .ours import Shape, Training, held
+from .ours import Shape, Training, Way, held
 
 # A GPU is waited for once in so many steps, as a training does.
 CALLS_ON_CUDA = 25
 TRACED_STEPS = 5
 
 
-def compare(
-    shape: Shape, *, device: torch.device, precision: str = "auto", rounds: int
-) -> dict[str, Comparison]:
+def compare(shape: Shape, way: Way, *, device: torch.device, rounds: int) -> dict[str, Comparison]:
     """Both in turns, with the reference's memory as torch leaves it (`own`) and as ours is kept (`kept`)."""
-    devices.prefer_determinism(False, device)
     ways = {
         "reference": reference.step(shape, device),
-        "ours": Training(shape, device, held(shape, device), precision).step,
+        "ours": Training(shape, device, held(shape, device), way).step,
     }
     calls = CALLS_ON_CUDA if device.type == "cuda" else 1
     compared = {}
@@ -43,9 +43,31 @@ def compare(
             device=device,
             before={"reference": _return_freed_memory, "ours": devices.keep_freed_memory},
         )
-    devices.keep_freed_memory()
-    compared["kept"] = alternate(ways, rounds=rounds, calls=calls, device=device)
+    way.settle(device)
+    compared["kept"] = alternate(
+        ways, rounds=rounds, calls=calls, device=device, before=settings_of_each(way, device)
+    )
     return compared
+
+
+def settings_of_each(way: Way, device: torch.device) -> dict[str, Callable[[], None]] | None:
+    """Where cuDNN computes, each side has the settings that it runs with."""
+    if device.type != "cuda":
+        return None
+    return {"reference": reference.settle, "ours": lambda: way.settle(device)}
+
+
+def price_of_determinism(shape: Shape, way: Way, *, device: torch.device, rounds: int) -> Comparison:
+    """A step of ours with cuDNN's fastest convolutions and with deterministic ones; elsewhere all are."""
+    feed = held(shape, device)
+    both = {"fastest": replace(way, deterministic=False), "deterministic": replace(way, deterministic=True)}
+    return alternate(
+        {name: Training(shape, device, feed, one).step for name, one in both.items()},
+        rounds=rounds,
+        calls=CALLS_ON_CUDA if device.type == "cuda" else 1,
+        device=device,
+        before={name: partial(one.settle, device) for name, one in both.items()},
+    )
 
 
 def _return_freed_memory() -> None:
@@ -59,9 +81,10 @@ def _return_freed_memory() -> None:
     mallopt(trim_threshold, 64 * 2**20)
 
 
-def trace(shape: Shape, device: torch.device, precision: str, path: Path) -> str:
+def trace(shape: Shape, device: torch.device, way: Way, path: Path) -> str:
     """Profile a few steps of ours into a file for chrome://tracing; a table of what takes longest."""
-    training = Training(shape, device, held(shape, device), precision)
+    way.settle(device)
+    training = Training(shape, device, held(shape, device), way)
     for _ in range(TRACED_STEPS):
         training.step()
     kinds = [torch.profiler.ProfilerActivity.CPU]

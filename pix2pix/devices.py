@@ -90,7 +90,8 @@ def wants_channels_last(device: torch.device, precision: str) -> bool:
 
 
 def prefer_determinism(deterministic: bool, device: torch.device) -> str:
-    """Set train.deterministic; returns what it costs, in words for the log."""
+    """Set train.deterministic, and that float32 is float32; returns what it costs, in words for the log."""
+    _compute_in_float32()
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = not deterministic
     if device.type != "cuda":
@@ -120,9 +121,14 @@ def resolve_threads(wanted: int | str, shared_by: int = 1) -> int:
 
 def compute_exactly() -> None:
     """Full float32 on a GPU, added up in a fixed order: measured pixels are those of the exported file."""
+    _compute_in_float32()
+    torch.backends.cudnn.deterministic = True
+
+
+def _compute_in_float32() -> None:
+    """By default cuDNN cuts the factors of a convolution in float32 to the 10 bits of TF32."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
 
 
 def keep_freed_memory() -> None:

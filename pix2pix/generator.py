@@ -35,7 +35,9 @@ class Norm(nn.Module):
         """[batch, channels, height, width] → the same."""
         if self.kind == "running":
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
-        if self.kind == "batch" and self.training:
+        # Of one image both kinds are the same, to the bit on a CPU; torch's instance norm undoes
+        # channels-last memory, and at batch 1 on a CPU misreads an incoming gradient that has it (2.13).
+        if self.training and (self.kind == "batch" or len(x) == 1):
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
         return F.instance_norm(x, weight=self.weight, bias=self.bias)
 

@@ -4,14 +4,14 @@ At batch 1 a GPU needs longer to be told of a step's hundreds of kernels than to
 them all and is started as one.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from . import devices
+from .errors import UserError
 
 # cuDNN and cuBLAS choose and set up what they use in the first of them.
 REHEARSALS = 3
@@ -30,6 +30,9 @@ class RepeatedStep:
             they come.
         record: turns a run into its repetition: `cuda_graph`, or None to run it anew each time. Any other
             function goes the same way on any device.
+
+    Raises, where the first item is run:
+        UserError: no CUDA graph can be made of the step.
     """
 
     def __init__(
@@ -64,14 +67,17 @@ class RepeatedStep:
         rehearse(self._run, self._tensors, self._item.device)
         try:
             return self._record(self._run)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
-            log.warning(
-                "no CUDA graph could be made of a step (%s); training goes on without, slower", reason
-            )
-            return self._run
+            # What ends a capture that has failed fails too, and says less of why.
+            cause = error.__context__ or error
+            if devices.is_exhausted(cause):
+                raise cause from None
+            # Nor could the step be run as it comes: torch's random numbers stay those of the capture.
+            reason = str(cause).strip().partition("\n")[0]
+            raise UserError(
+                f"train.cuda_graph = 'auto': no CUDA graph could be made of a step ({reason}); "
+                "set it to off, which is slower"
+            ) from error
 
 
 def rehearse(run: Run, tensors: Callable[[], list[Tensor]], device: torch.device) -> None:
@@ -108,8 +114,11 @@ def _beside(device: torch.device) -> Iterator[None]:
 
 
 def cuda_graph(run: Run) -> Run:
-    """Capture a run, which is not carried out, and give its replay."""
+    """Capture a run, which is not carried out, and give its replay.
+
+    Meanwhile other threads may do as they like: a streamed feed's pins memory.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         run()
     return graph.replay

@@ -59,7 +59,14 @@ def follow(
                     tracked.collapsed(message)
                 case Finished():
                     kept = f"; kept the weights of epoch {event.epoch}" if event.epoch != epochs else ""
-                    log.info("trained %d steps in %s%s", step - started.step, duration(clock.elapsed()), kept)
+                    taken_s, done = clock.elapsed(), step - started.step
+                    log.info(
+                        "trained %d steps in %s, %.1f a second%s",
+                        done,
+                        duration(taken_s),
+                        done / taken_s,
+                        kept,
+                    )
                     return event
     raise AssertionError("a training ends with Finished or an exception")
 
@@ -100,8 +107,11 @@ class _Pace:
 
     def point(self, step: int, images_per_s: float, data_share: float) -> None:
         self._points += 1
+        # The first has the start in it: of the workers that read pairs, on a GPU of all that a capture takes.
+        if self._points == 1:
+            return
         batch, workers = self._params.train.batch, self._params.run.loader_workers
-        if self._points == 1 and step < self._total_steps:
+        if self._points == 2 and step < self._total_steps:
             left_s = (self._total_steps - step) * batch / images_per_s
             log.info(
                 "%.1f images/s: the other %d steps take about %s",
@@ -109,8 +119,7 @@ class _Pace:
                 self._total_steps - step,
                 duration(left_s),
             )
-        # The first point has the workers' start in it.
-        if self._points > 1 and data_share > SLOW_DATA_SHARE and not self._has_warned:
+        if data_share > SLOW_DATA_SHARE and not self._has_warned:
             self._has_warned = True
             log.warning(
                 "step %d: %.0f %% of the time goes into waiting for pairs from disk; raise "

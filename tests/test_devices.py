@@ -83,10 +83,12 @@ def test_determinism_is_set_and_on_a_gpu_its_price_is_said(
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", not deterministic)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", deterministic)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     words = devices.prefer_determinism(deterministic, torch.device("cuda"))
     assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (
         deterministic,
         not deterministic,
     )
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
     assert words.startswith("deterministic: " if deterministic else "not deterministic: ")
     assert devices.prefer_determinism(deterministic, torch.device("cpu")) == "deterministic"

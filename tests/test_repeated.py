@@ -13,11 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from training_fixtures import CONFIG, CPU, MODEL, equal, finished, pairs, recipe, run
 
-from pix2pix import repeated, training
+from pix2pix import devices, repeated, training
 from pix2pix.augment import plan_epoch
+from pix2pix.checkpoint import GeneratorConfig
 from pix2pix.encoding import RGB8, Encoding
+from pix2pix.errors import UserError
 from pix2pix.events import Interrupted
-from pix2pix.feed import CachedFeed, in_batches
+from pix2pix.feed import CachedFeed, Feed, StreamedFeed, in_batches
+from pix2pix.images import write_prepared
+from pix2pix.pair_files import PairFiles
+from pix2pix.params import Model
 from pix2pix.repeated import RepeatedStep, Run, cuda_graph
 from pix2pix.step import adam, learning_rate, set_learning_rate
 from pix2pix.training import repeated_step
@@ -85,18 +90,43 @@ def test_nothing_that_a_recording_reads_or_writes_moves(tmp_path: Path, recorded
     assert len(places) == 1
 
 
-def test_a_step_that_cannot_be_recorded_is_warned_of_and_run_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+NOT_PERMITTED = RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore of it")
+EXHAUSTED = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (
+            NOT_PERMITTED,
+            UserError,
+            r"train\.cuda_graph = 'auto'.*\(CUDA error: operation .* capturing\).* off",
+        ),
+        (EXHAUSTED, torch.OutOfMemoryError, "Tried to allocate"),
+    ],
+    ids=["not permitted", "exhausted"],
+)
+@pytest.mark.parametrize("ends_in_another", [False, True])
+def test_a_step_that_cannot_be_recorded_is_one_line_with_its_first_cause(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: RuntimeError,
+    raised: type[Exception],
+    said: str,
+    ends_in_another: bool,
 ) -> None:
-    whole = finished(run(tmp_path / "plain", recipe()))
+    """The end of a capture that failed fails as well."""
 
     def record(run: Run) -> Run:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+        try:
+            raise error
+        finally:
+            if ends_in_another:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
     monkeypatch.setattr(training, "repeated_step", partial(repeated_step, record=record))
-    assert equal(finished(run(tmp_path / "failed", recipe())).state, whole.state)
-    (line,) = caplog.messages
-    assert line.startswith("no CUDA graph could be made of a step (operation not permitted when stream is")
+    with pytest.raises(raised, match=said):
+        run(tmp_path, recipe())
 
 
 @pytest.mark.parametrize("steps_before", [0, 2])
@@ -202,33 +232,106 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures 
 RANGED = Encoding(3, "uint16", range="percentiles", low=(9.0, 0.0, 1.0), high=(200.0, 250.0, 199.0))
 
 
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    device = torch.device("cuda", 0)
+    for name in ("deterministic", "benchmark", "allow_tf32"):
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+    devices.prefer_determinism(True, device)
+    return device
+
+
+def cuda_training(
+    feed: Feed,
+    device: torch.device,
+    record: Callable[[Run], Run] | None,
+    encodings: tuple[Encoding, Encoding] = (RGB8, RGB8),
+    config: GeneratorConfig = CONFIG,
+    model: Model = MODEL,
+    **changes: object,
+) -> dict[str, Tensor]:
+    """The weights after five epochs of five pairs, in batches of two unless told otherwise."""
+    train = recipe(**{"batch": 2, "device": "cuda", "cuda_graph": "off"} | changes)
+    state = new_state(config, model, train, device)
+    step = repeated_step(
+        state, model, train, feed, image_px=32, device=device, encodings=encodings, record=record
+    )
+    for epoch in range(5):
+        for item in feed.items(in_batches(plan_epoch(5, 4, 1, epoch).rows(), train.batch)):
+            assert torch.isfinite(step(item)).all()
+    return {name: value.cpu() for name, value in state.generator.state_dict().items()}
+
+
+class Captures:
+    """`cuda_graph`, counted: how often a step was told, and how often it was repeated."""
+
+    def __init__(self) -> None:
+        self.told = self.repeated = 0
+
+    def __call__(self, run: Run) -> Run:
+        def tell() -> None:
+            self.told += 1
+            run()
+
+        replay = cuda_graph(tell)
+
+        def repeat() -> None:
+            self.repeated += 1
+            replay()
+
+        return repeat
+
+
 @needs_cuda
 @pytest.mark.parametrize("source", [RGB8, RANGED], ids=str)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("batch", [1, 2])
 def test_a_captured_training_ends_with_the_bits_of_an_uncaptured_one(
-    precision: str, source: Encoding
+    cuda: torch.device, batch: int, precision: str, source: Encoding
 ) -> None:
-    cuda = torch.device("cuda", 0)
-    torch.backends.cudnn.deterministic = True
-    held, weights = pairs(5, 36), []
+    held = pairs(5, 36)
     pixels = held.pixels.to(getattr(torch, source.dtype)).to(cuda)
-    feed = CachedFeed(held.names, pixels, (source, RGB8))
-    ways: list[Callable[[Run], Run] | None] = [None, cuda_graph]
-    for record in ways:
-        train = recipe(batch=2, device="cuda", precision=precision, cuda_graph="off")
-        state = new_state(CONFIG, MODEL, train, cuda)
-        step = repeated_step(
-            state,
-            MODEL,
-            train,
-            feed,
-            image_px=32,
-            device=cuda,
-            encodings=(source, RGB8),
-            record=record,
-        )
-        for epoch in range(5):
-            for item in feed.items(in_batches(plan_epoch(5, 4, 1, epoch).rows(), 2)):
-                assert torch.isfinite(step(item)).all()
-        weights.append({name: value.cpu() for name, value in state.generator.state_dict().items()})
+    feed, captures = CachedFeed(held.names, pixels, (source, RGB8)), Captures()
+    plain, captured = (
+        cuda_training(feed, cuda, record, (source, RGB8), batch=batch, precision=precision)
+        for record in (None, captures)
+    )
+    # The last, smaller batch of an epoch is run as it comes.
+    assert (captures.told, captures.repeated) == (1, 5 * (5 // batch))
+    assert equal(captured, plain)
+
+
+@needs_cuda
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_channel_and_a_discriminator_of_pixels_are_captured_too(
+    cuda: torch.device, layers: int, precision: str
+) -> None:
+    """Weights with a side of 1, whose gradients' strides the fused Adam compares."""
+    grey = Encoding(1, "uint8")
+    config = replace(CONFIG, in_channels=1, out_channels=1, input=grey, target=grey)
+    model = MODEL.model_copy(update={"discriminator_layers": layers})
+    held = pairs(5, 36)
+    feed = CachedFeed(held.names, held.pixels[:, 2:4].contiguous().to(cuda), (grey, grey))
+    captures = Captures()
+    plain, captured = (
+        cuda_training(feed, cuda, record, (grey, grey), config, model, batch=1, precision=precision)
+        for record in (None, captures)
+    )
+    assert (captures.told, captures.repeated) == (1, 25)
+    assert equal(captured, plain)
+
+
+@needs_cuda
+def test_a_step_is_captured_while_a_streamed_feed_pins_memory(cuda: torch.device, tmp_path: Path) -> None:
+    held = pairs(5, 36)
+    for side, pixels in (("input", held.pixels[:, :3]), ("target", held.pixels[:, 3:])):
+        (tmp_path / side).mkdir()
+        for index, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
+            write_prepared(tmp_path / side / f"{index}.png", image)
+    streamed = StreamedFeed(PairFiles.find(tmp_path), 32, cuda, workers=1)
+    cached = CachedFeed(held.names, held.pixels.to(cuda))
+    captures = Captures()
+    weights = [cuda_training(feed, cuda, captures) for feed in (streamed, cached)]
+    assert (captures.told, captures.repeated) == (2, 2 * 10)
     assert equal(*weights)

@@ -185,11 +185,57 @@ def test_the_time_spent_waiting_for_data_is_measured_between_points(monkeypatch:
             now += seconds
             yield torch.zeros(1)
 
-    clock = training.DataClock()
+    clock = training.DataClock(CPU)
     for seconds, share in ((3.0, 0.75), (0.0, 0.0), (1.0, 0.5)):
         for _ in clock.over(slow(seconds)):
             now += 1.0
         assert clock.share() == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("item_s", "share"), [(0.5, 0.0), (1.0, 0.0), (4.0, 0.75)])
+def test_a_gpu_that_has_steps_to_do_does_not_wait_for_data(
+    monkeypatch: pytest.MonkeyPatch, item_s: float, share: float
+) -> None:
+    """Steps take it a second each; the host is told of them at once and waits for the next item."""
+    now = done_at = 0.0
+
+    class Event:
+        """Is reached when the GPU has done what it was told before."""
+
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: object) -> None:
+            self.at = max(now, done_at)
+
+        def synchronize(self) -> None:
+            nonlocal now
+            now = max(now, self.at)
+
+        def elapsed_time(self, later: "Event") -> float:
+            return 1e3 * (later.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(training.time, "monotonic", lambda: now)
+    monkeypatch.setattr(training, "MOST_WAITS", 7)
+
+    def slow(count: int) -> Iterator[Tensor]:
+        nonlocal now
+        for _ in range(count):
+            now += item_s
+            yield torch.zeros(1)
+
+    clock = training.DataClock(torch.device("cuda"))
+    shares = []
+    for _ in range(2):
+        for _ in clock.over(slow(20)):
+            done_at = max(now, done_at) + 1.0
+        # As where the losses are read.
+        now = max(now, done_at)
+        shares.append(clock.share())
+    # Before an epoch's first item the GPU has nothing to do.
+    assert shares == pytest.approx([share] * 2, abs=0.05)
 
 
 def test_live_losses_are_means_over_their_own_window(tmp_path: Path) -> None:
