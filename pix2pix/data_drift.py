@@ -23,7 +23,7 @@ SETTINGS = (
 # What reports of 8-bit RGB once left out.
 UNSAID = {"input": str(RGB8), "target": str(RGB8), "range_input": "full", "range_target": "full"}
 SIDES = ("input", "target")
-CHECKS = ("leaks", "near_duplicates", "empty", "misaligned")
+CHECKS = ("leaks", "near_duplicates", "empty", "misaligned", "dark")
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,19 @@ def labelled_grid(
     return np.asarray(canvas)
 
 
+def text_panel(title: str, lines: Sequence[str]) -> Pixels:
+    """Lines of text under a title: uint8 [height, width, 3] on white."""
+    gap, heading, step = 6, 22, 16
+    font, small = ImageFont.load_default(15), _names_font(11)
+    width = max(int(font.getlength(title)), *(int(small.getlength(line)) for line in lines)) + 2 * gap
+    canvas = Image.new("RGB", (width, heading + step * len(lines) + gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((gap, 3), title, fill="black", font=font)
+    for index, line in enumerate(lines):
+        draw.text((gap, heading + step * index), line, "#444444", small)
+    return np.asarray(canvas)
+
+
 @cache
 def _names_font(px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """For names of files: Pillow's own font has no ü; matplotlib's, where that is there, has most letters."""
