@@ -17,6 +17,8 @@ from .pair_set import update_split
 from .params import Combined, Derive, Direction, Params, Resize, Size, height_width, said_size
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+# How many of the sizes that pairs come in a report has.
+COMMONEST_SIZES = 20
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,7 @@ def summary(
             split: {"pairs": tally.pairs, "sha256": tally.digest.hexdigest()}
             for split, tally in tallies.items()
         },
-        "source_sizes": dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:20]),
+        "source_sizes": dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:COMMONEST_SIZES]),
         # By file, not as a list: dvc would try to draw one.
         "rejects": {reject.file: reject.reason for reject in rejects},
     }
