@@ -167,7 +167,8 @@ def decode_classes(path: Path, classes: int, limits: Limits = DEFAULT_LIMITS) ->
     with _open(path, limits) as opened:
         if isinstance(opened, ImageFile.ImageFile):
             if opened.mode in ("P", "1", "L"):
-                indices = np.asarray(ImageOps.exif_transpose(opened))
+                spread = _spread(opened)
+                indices = np.asarray(ImageOps.exif_transpose(opened)) // spread
             elif opened.mode.startswith("I"):
                 indices = upright(np.asarray(opened), opened.getexif().get(ORIENTATION, 1))
             else:
@@ -310,6 +311,14 @@ def _is_beyond_pillow(image: ImageFile.ImageFile) -> bool:
     has_plain_last = EXTRA_SAMPLES in tags and 0 in extra
     is_unsaid = image.mode == "LA" and EXTRA_SAMPLES not in tags
     return _is_deep(image) or bool(bits.max() > 8) or has_plain_last or is_unsaid
+
+
+def _spread(image: ImageFile.ImageFile) -> int:
+    """By how much Pillow multiplies grey of 2 and 4 bits, so that white becomes 255."""
+    raw_modes = [str(tile.args) for tile in image.tile]
+    return next(
+        (255 // (2**bits - 1) for bits in (2, 4) if any(f"L;{bits}" in mode for mode in raw_modes)), 1
+    )
 
 
 def _is_grey(image: ImageFile.ImageFile) -> bool:

@@ -295,6 +295,14 @@ def test_class_indices_are_read_from_grey_palettes_and_arrays(tmp_path: Path) ->
         decode_classes(tmp_path / "n.npy", 20)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_indices_of_few_bits_are_those_that_are_stored(tmp_path: Path, bits: int) -> None:
+    row = bytes([0]) + bytes([0b00011011] * bits)
+    (tmp_path / "a.png").write_bytes(png(8, 2, bits, 0, chunk(b"IDAT", zlib.compress(row * 2))))
+    stored = {1: [0, 0, 0, 1, 1, 0, 1, 1], 2: [0, 1, 2, 3] * 2, 4: [1, 11] * 4}[bits]
+    assert decode_classes(tmp_path / "a.png", 2**bits)[..., 0].tolist() == [stored] * 2
+
+
 def test_what_holds_colours_or_fractions_is_no_map_of_classes(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     np.save(tmp_path / "a.npy", np.zeros((2, 2), np.float32))
