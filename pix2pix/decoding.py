@@ -5,6 +5,7 @@ what it cannot: 16 bits, floats, any number of channels.
 """
 
 import logging
+import math
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -67,8 +68,10 @@ class Limits:
     def check_file(self, bytes_: int) -> None:
         """Raises UnreadableImage where the file is larger."""
         if bytes_ > self.max_file_mb * 1_000_000:
+            # Rounded up, so that the number is above the limit.
+            found_mb = math.ceil(bytes_ / 1e5) / 10
             raise UnreadableImage(
-                f"has {bytes_ / 1e6:,.0f} MB, more than prepare.max_file_mb = {self.max_file_mb} allows"
+                f"has {found_mb:,.1f} MB, more than prepare.max_file_mb = {self.max_file_mb} allows"
             )
 
     def check_pixels(self, height: int, width: int, channels: int = SAMPLES_A_PIXEL) -> None:
@@ -345,7 +348,7 @@ def _decode_8_bits(image: ImageFile.ImageFile, alpha: Alpha) -> Samples:
         seen = seen.convert("RGBA")
         if profile:
             opacity = seen.getchannel("A")
-            seen = profiles.to_srgb(seen.convert("RGB"), profile)
+            seen = profiles.to_srgb(seen.convert("L" if is_grey else "RGB"), profile)
             seen.putalpha(opacity)
         if alpha == "keep":
             return np.asarray(seen)[..., [0, 3]] if is_grey else np.asarray(seen)

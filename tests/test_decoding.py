@@ -258,6 +258,8 @@ def test_grey_with_a_profile_of_its_own_stays_grey(tmp_path: Path) -> None:
     assert read.shape == (2, 2, 1)
     # Linear 55/255 is 0.503 in sRGB.
     assert abs(int(read[0, 0, 0]) - 128) <= 1
+    Image.new("LA", (2, 2), (55, 99)).save(tmp_path / "t.png", icc_profile=profile)
+    assert decode(tmp_path / "t.png", "keep")[0, 0].tolist() == [read[0, 0, 0], 99]
 
 
 @pytest.mark.parametrize("truth", [".png", ".tif", ".npy", ".jpg", ".webp", ".bmp"])
@@ -387,7 +389,7 @@ def test_a_pipe_called_like_an_image_is_not_waited_for(tmp_path: Path) -> None:
 def test_a_file_or_an_image_beyond_the_limits_is_refused(tmp_path: Path) -> None:
     images.write_image(tmp_path / "a.npy", samples(1, "float32", 600, 500))
     assert refusal(tmp_path / "a.npy", limits=Limits(max_file_mb=1)) == (
-        "has 1 MB, more than prepare.max_file_mb = 1 allows"
+        "has 1.3 MB, more than prepare.max_file_mb = 1 allows"
     )
     for suffix in (".png", ".tif", ".npy", ".jpg", ".webp", ".bmp"):
         file = tmp_path / f"a{suffix}"
