@@ -41,6 +41,7 @@ UPRIGHT: dict[int, Callable[[Samples], Samples]] = {
     7: lambda stored: stored.swapaxes(0, 1)[::-1, ::-1],
     8: lambda stored: stored.swapaxes(0, 1)[::-1],
 }
+ON_ITS_SIDE = range(5, 9)
 # An image has few channels; this many samples a pixel are in proportion, more are counted as pixels.
 SAMPLES_A_PIXEL = 4
 # Encoders make about ten scans of a progressive JPEG, and each takes the time of the whole image.
@@ -123,7 +124,7 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> Kind:
         dtype = "uint16" if _is_deep(opened) else "uint8"
         width, height = opened.size
         # Of a TIFF Pillow gives the size as it will be.
-        if opened.format != "TIFF" and _orientation(opened) >= 5:
+        if opened.format != "TIFF" and _orientation(opened) in ON_ITS_SIDE:
             height, width = width, height
         return Kind(height, width, channels, dtype, opened.has_transparency_data)
 

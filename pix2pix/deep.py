@@ -15,6 +15,7 @@ from PIL import ImageFile
 
 from . import profiles
 from .decoding import (
+    ON_ITS_SIDE,
     ORIENTATION,
     SAMPLES_A_PIXEL,
     Kind,
@@ -137,7 +138,7 @@ def probe_tiff(path: Path, limits: Limits) -> Kind:
         has_alpha = _has_alpha(page)
         dtype = "uint16" if 8 < page.bitspersample < 16 else _known_type(page.dtype)
         height, width = page.imagelength, page.imagewidth
-        if _orientation(page) >= 5:
+        if _orientation(page) in ON_ITS_SIDE:
             height, width = width, height
         return Kind(height, width, channels - has_alpha, dtype, has_alpha)
 
