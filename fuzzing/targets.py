@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from pix2pix import archives, images, layouts, params
-from pix2pix.decoding import SAMPLES_A_PIXEL, Limits, UnreadableImage, decode, probe
+from pix2pix.decoding import SAMPLES_A_PIXEL, Kind, Limits, UnreadableImage, decode, probe
 from pix2pix.errors import UserError, is_plain
 
 ROOT = Path(__file__).parents[1]
@@ -45,11 +45,13 @@ def image(content: bytes) -> None:
         path.write_bytes(content)
         try:
             samples = decode(path, "keep", limits)
-            assert str(samples.dtype) in ("uint8", "uint16", "float32") and samples.ndim == 3
             assert 0 < samples.shape[0] * samples.shape[1] <= MAX_PIXELS
             assert samples.size <= SAMPLES_A_PIXEL * MAX_PIXELS
             kind = probe(path, limits)
-            assert (kind.height, kind.width) == samples.shape[:2]
+            height, width, channels = samples.shape
+            assert kind == Kind(
+                height, width, channels - kind.has_alpha, str(samples.dtype), kind.has_alpha
+            ), kind
         except UnreadableImage as refusal:
             _check_line(refusal)
 
@@ -88,6 +90,11 @@ def _deep_images() -> list[bytes]:
         for name, chosen in kinds.items():
             images.write_image(Path(folder) / name, chosen)
             found.append((Path(folder) / name).read_bytes())
+        import tifffile
+
+        # An image in the image, with a size of its own.
+        tifffile.imwrite(Path(folder) / "g.tif", samples[..., :3], photometric="rgb", compression="jpeg2000")
+        found.append((Path(folder) / "g.tif").read_bytes())
     return found
 
 

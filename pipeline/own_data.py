@@ -1,5 +1,6 @@
 """`pix2pix init-dataset`: a look at somebody's pairs, and the preset that trains on them."""
 
+import errno
 import os
 import re
 import sys
@@ -16,17 +17,29 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from pix2pix import archives, images, manifest, pairs
+from pix2pix.decoding import Limits
 from pix2pix.errors import UserError
 from pix2pix.files import write_text
 from pix2pix.layouts import unwrapped
 from pix2pix.pairs import SPLITS
-from pix2pix.params import PARAMS_FILE, Combined, Derive, Direction, load, read_yaml, validate
+from pix2pix.params import (
+    PARAMS_FILE,
+    Combined,
+    Derive,
+    Direction,
+    load,
+    read_yaml,
+    unet_levels,
+    validate,
+)
 from pix2pix.survey import Side, Survey, survey
 
 from .presets import PRESETS, names
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 IMAGE_PX_STEP = 32
+# Of which the longer side of a rectangle is a multiple, the first that keeps its shape.
+RECTANGLE_STEPS = (128, 64, IMAGE_PX_STEP)
 # Rectangles nearer to a square than this lose little as one.
 FLATTENED = 1.25
 WRITTEN_HERE = "# Own data:"
@@ -62,7 +75,7 @@ def init_dataset(
         UserError: the source is not there or holds no pairs, a value is none of the known ones, or there is
             such a preset; nothing is written then.
     """
-    load(PARAMS_FILE)
+    prepare = load(PARAMS_FILE).prepare
     preset = PRESETS / f"{name}.yaml"
     _check_options(name, derive, combined, like)
     path = Path(os.path.abspath(os.path.expanduser(source)))  # noqa: PTH100, PTH111
@@ -71,7 +84,12 @@ def init_dataset(
     _check_preset(preset, force)
     with _opened(path) as folder:
         try:
-            seen = survey(folder, cast(Derive, derive), cast(Combined, combined) if combined else None)
+            seen = survey(
+                folder,
+                cast(Derive, derive),
+                cast(Combined, combined) if combined else None,
+                Limits(prepare.max_pixels, prepare.max_file_mb),
+            )
         except UserError as error:
             # The folder that an archive was unpacked to is gone when this is read.
             raise UserError(str(error).replace(str(folder), str(path))) from None
@@ -122,8 +140,22 @@ def _opened(path: Path) -> Iterator[Path]:
             raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
     else:
         with tempfile.TemporaryDirectory(prefix="pix2pix-") as temporary:
-            archives.extract(path, Path(temporary))
+            with _room_named(path):
+                archives.extract(path, Path(temporary))
             yield unwrapped(Path(temporary))
+
+
+@contextmanager
+def _room_named(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{tempfile.gettempdir()}: {error.strerror}; set TMPDIR to a folder with room for all that is in "
+            f"{archive}"
+        ) from None
 
 
 # --- the preset ----------------------------------------------------------------------------------------
@@ -154,8 +186,9 @@ def _values(seen: Survey, recipe: Any, path: Path, name: str, derive: str) -> di
         "resize_input": "nearest" if source.is_drawn else "area",
         "resize_target": "nearest" if target.is_drawn else "area",
         "range_input": "percentiles" if source.own_range else "full",
-        "range_target": "percentiles" if target.own_range else "full",
-        "classes": source.classes,
+        # Indices as levels would be black.
+        "range_target": "percentiles" if target.own_range or target.indices.classes else "full",
+        "classes": source.indices.all_classes,
     }
     if None in seen.splits:
         values["prepare"] |= _shares(
@@ -244,11 +277,41 @@ def _lines(
     yield f"preset    {preset}: {how}; {prepare['image_px']} px, the recipe of {like}"
     px = prepare["image_px"]
     if isinstance(px, int) and not 1 / FLATTENED < seen.aspect < FLATTENED:
-        long = max(1, round(px * max(seen.aspect, 1 / seen.aspect) / IMAGE_PX_STEP)) * IMAGE_PX_STEP
-        height, width = (px, long) if seen.aspect > 1 else (long, px)
+        yield f"          {_rectangle(px, seen.aspect)}"
+    yield from _indices(seen, values)
+
+
+def _rectangle(px: int, aspect: float) -> str:
+    ratio = max(aspect, 1 / aspect)
+    # Sides that can be halved often keep the network deep; a seventh of its length is as far as that may bend
+    # the shape.
+    longs = [max(1, round(px * ratio / step)) * step for step in RECTANGLE_STEPS if px % step == 0]
+    long = next((side for side in longs if abs(side / (px * ratio) - 1) <= 1 / 7), longs[-1])
+    height, width = (px, long) if aspect > 1 else (long, px)
+    now, then = unet_levels(px), unet_levels((height, width))
+    levels = f"the same {now} levels" if now == then else f"{then} levels instead of {now}"
+    shape = "wide as high" if aspect > 1 else "high as wide"
+    return (
+        f"squares, although the images are {ratio:.2g} times as {shape}; "
+        f"prepare.image_px: [{height}, {width}] (height, width) keeps their shape, in a network of {levels}"
+    )
+
+
+def _indices(seen: Survey, values: dict[str, Any]) -> Iterator[str]:
+    """What becomes of class indices."""
+    a, b = seen.sides
+    source, target = (a, b) if values["dataset"]["direction"] == "AtoB" else (b, a)
+    if target.indices.classes:
         yield (
-            f"          squares, although the images are {seen.aspect:.2g} times as wide as high; "
-            f"prepare.image_px: [{height}, {width}] (height, width) keeps their shape"
+            "          the target's class indices are learned as levels, spread by prepare.range_target: "
+            "percentiles; prepare.classes is for the input"
+        )
+    if target.indices.has_void:
+        yield f"          255 leaves the target's others dark; {target.indices.classes} would not"
+    if source.indices.has_void:
+        yield (
+            f"          255 makes the input 256 classes; {source.indices.classes} in its place would make "
+            f"{source.indices.classes + 1}"
         )
 
 
@@ -261,8 +324,9 @@ def _why(seen: Survey) -> str:
 
 def _side(side: Side, heads: int) -> str:
     words = [_counted(side.sizes), _counted(side.kinds)]
-    if side.classes:
-        words.append(f"looks like class indices, 0 to {side.classes - 1} in a sample")
+    if side.indices.classes:
+        void = " and 255" if side.indices.has_void else ""
+        words.append(f"looks like class indices, 0 to {side.indices.classes - 1}{void} in a sample")
     elif side.is_drawn:
         words.append("looks like a label map or drawing")
     if side.own_range:

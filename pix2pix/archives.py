@@ -22,6 +22,8 @@ from .zip_directory import count_entries
 
 MAX_MEMBERS = 500_000
 MAX_BYTES = 64 * 2**30
+# Parts of a member's path: removing a deeper folder takes Python past its depth of recursion.
+MAX_PARTS = 32
 
 _CHUNK_BYTES = 2**20
 # A tar header's extension (a long name, say) is read into memory whole; an honest one has some hundred bytes.
@@ -78,7 +80,7 @@ def extract(
     that vanishes then, as `files.atomic_folder` does.
 
     Args:
-        max_members: members of the archive, folders included.
+        max_members: members of the archive, folders included, and as many folders that their names imply.
         max_bytes: bytes that come out of it, counted as they are written. None: 4 GiB or 200 times the
             archive, whichever is more, and never over 64 GiB.
         on_progress: told the files written so far.
@@ -168,9 +170,7 @@ class _Target:
         """Write one member's `size` bytes to a file that must be new."""
         self.claim(path)
         try:
-            if path.parent not in self.made:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self.made.add(path.parent)
+            self._make(path.parent)
             with path.open("xb") as file:
                 while chunk := source.read(_CHUNK_BYTES):
                     self.check_room(len(chunk))
@@ -188,6 +188,17 @@ class _Target:
         self.files += 1
         if self.on_progress:
             self.on_progress(self.files)
+
+    def _make(self, folder: Path) -> None:
+        if folder in self.made:
+            return
+        if folder != self.folder:
+            self._make(folder.parent)
+        # The folder itself is among those made, and is none of them.
+        if len(self.made) > self.max_members:
+            raise _MemberError(f"takes one more than the {self.max_members:,} folders allowed")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.made.add(folder)
 
 
 class _Header(tarfile.TarInfo):
@@ -277,6 +288,8 @@ def _safe_parts(name: str) -> list[str]:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise _MemberError("leads out of the folder (..)")
+    if len(parts) > MAX_PARTS:
+        raise _MemberError(f"lies in more than {MAX_PARTS - 1} folders, one in the other")
     if any(PureWindowsPath(part).drive for part in parts):
         raise _MemberError("names a Windows drive")
     return parts

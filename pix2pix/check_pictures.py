@@ -6,6 +6,7 @@ import numpy as np
 
 from . import images
 from .data_checks import Findings, Place, Twins, shown
+from .errors import plain
 from .images import Pixels
 from .manifest import Split
 from .pair_grid import below_each_other, left_and_right, pair_grid, spread
@@ -13,6 +14,8 @@ from .params import Size, height_width
 
 # Training pairs, and examples of each thing that looks wrong.
 PAIRS, EXAMPLES = 6, 4
+# Lines of what is said in words alone, and letters of a line.
+TOLD, LETTERS = 10, 150
 
 ReadPair = Callable[[Split, str], tuple[Pixels, Pixels]]
 
@@ -23,6 +26,7 @@ def draw(
     read: ReadPair,
     image_px: Size,
     columns: tuple[str, str] = ("input", "target"),
+    told: Mapping[str, Sequence[str]] | None = None,
 ) -> Pixels:
     """All of reports/data.png.
 
@@ -30,6 +34,7 @@ def draw(
         read: gives input and target of a prepared pair, as a person sees them.
         image_px: the size at which pairs of several splits are shown beside each other.
         columns: the names of the two sides, with what is not shown of them.
+        told: what there is no picture of, such as files that could not be used: lines by their title.
     """
     size = height_width(image_px)
 
@@ -55,7 +60,15 @@ def draw(
             title="a side that shows nothing",
         )
         pictures.append(grid)
+    pictures += [_words(title, lines) for title, lines in (told or {}).items() if lines]
     return below_each_other(pictures)
+
+
+def _words(title: str, lines: Sequence[str]) -> Pixels:
+    shown_ = [" ".join(plain(line).split()) for line in lines[:TOLD]]
+    shown_ = [line if len(line) <= LETTERS else f"{line[:LETTERS]}…" for line in shown_]
+    more = [f"and {len(lines) - TOLD:,} more"] if len(lines) > TOLD else []
+    return images.text_panel(title, [*shown_, *more])
 
 
 def _twins(title: str, found: Sequence[Twins], cells: Callable[[Place], list[Pixels]]) -> Pixels:

@@ -17,7 +17,7 @@ from .pair_list import Texts
 
 # Named in the report, of each kind; how many there are is said as well.
 NAMED = 50
-# Pairs with nearly equal hashes whose pixels are looked at.
+# Pairs with nearly equal hashes whose pixels are looked at: so many across splits, and so many within one.
 COMPARED = 500
 # Mean difference in levels of 255, at 32 px, up to which two pictures are nearly the same.
 SAME_LEVELS = 12.0
@@ -27,6 +27,8 @@ MANY_PAIRS, NOTHING_IN_COMMON = 100, 8.0
 
 Place = tuple[Split, str]
 ReadPair = Callable[[Place], tuple[Pixels, Pixels]]
+# Two pairs by their number, and in how many bits their hashes differ.
+Candidate = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,12 @@ class Findings:
         shift: where all targets lie from their inputs, if that is sure.
         are_strangers: whether inputs and targets have no edges in common.
         aligned_pairs: pairs whose edges were compared.
-        more_twins: whether there were too many candidates to compare all.
+        uncompared_leaks, uncompared_duplicates: candidates beyond those whose pixels were looked at.
     """
 
     twins: list[Twins]
-    more_twins: bool
+    uncompared_leaks: int
+    uncompared_duplicates: int
     empty: dict[Place, str]
     misaligned: dict[Place, tuple[float, float]]
     shift: tuple[float, float] | None
@@ -88,6 +91,7 @@ class Findings:
                 kind: {"count": len(all_), "named": dict(list(all_.items())[:NAMED])}
                 for kind, all_ in kinds.items()
             },
+            **({"not_compared": not_compared} if (not_compared := self._not_compared()) else {}),
             "alignment": self.alignment(),
         }
 
@@ -102,19 +106,29 @@ class Findings:
             return f"{of}: inputs and targets have none in common; are they the right partners?"
         return f"{of}: no common shift"
 
+    def _not_compared(self) -> dict[str, int]:
+        counts = {
+            "in different splits": self.uncompared_leaks,
+            "within a split": self.uncompared_duplicates,
+        }
+        return {where: count for where, count in counts.items() if count}
+
     def warnings(self) -> list[str]:
         """A line for each kind, with an example."""
-        least = "at least " if self.more_twins else ""
         examples = (
-            ("nearly the same in different splits", least, [str(twins) for twins in self.leaks]),
-            ("nearly the same", least, [str(twins) for twins in self.duplicates]),
-            ("empty", "", [f"{shown(place)}, {why}" for place, why in self.empty.items()]),
-            ("askew", "", [f"{shown(place)}, {shift_in_words(by)}" for place, by in self.misaligned.items()]),
+            ("nearly the same in different splits", [str(twins) for twins in self.leaks]),
+            ("nearly the same", [str(twins) for twins in self.duplicates]),
+            ("empty", [f"{shown(place)}, {why}" for place, why in self.empty.items()]),
+            ("askew", [f"{shown(place)}, {shift_in_words(by)}" for place, by in self.misaligned.items()]),
         )
         lines = [
-            f"{what}: {found[0]}" + (f"; and {least}{len(found) - 1} more" if len(found) > 1 else "")
-            for what, least, found in examples
+            f"{what}: {found[0]}" + (f"; and {len(found) - 1} more" if len(found) > 1 else "")
+            for what, found in examples
             if found
+        ]
+        lines += [
+            f"not compared: {count:,} more couples {where} whose hashes are nearly equal"
+            for where, count in self._not_compared().items()
         ]
         return [*lines, self.alignment()] if self.shift or self.are_strangers else lines
 
@@ -206,8 +220,11 @@ class Collector:
             read: gives input and target of a pair, for those with nearly equal hashes.
         """
         hashes = np.asarray(self._hashes, np.uint64).reshape(-1, 2)
-        candidates = near_pairs(hashes)
-        twins = [Twins(self._place(a), self._place(b), bits) for a, b, bits in candidates[:COMPARED]]
+        across, within = self._candidates(hashes)
+        twins = [
+            Twins(self._place(a), self._place(b), bits)
+            for a, b, bits in (*across[:COMPARED], *within[:COMPARED])
+        ]
         twins = [both for both in twins if _look_the_same(read(both.first), read(both.second))]
         shift, are_strangers = None, False
         if self._surfaces:
@@ -215,8 +232,25 @@ class Collector:
             mean = mean / mean.std()
             shift = pair_facts.sure_shift(mean)
             are_strangers = self._surfaces >= MANY_PAIRS and pair_facts.peak(mean) < NOTHING_IN_COMMON
-        more = len(candidates) > COMPARED
-        return Findings(twins, more, self._empty, self._misaligned, shift, are_strangers, self._surfaces)
+        return Findings(
+            twins,
+            max(0, len(across) - COMPARED),
+            max(0, len(within) - COMPARED),
+            self._empty,
+            self._misaligned,
+            shift,
+            are_strangers,
+            self._surfaces,
+        )
+
+    def _candidates(self, hashes: NDArray[np.uint64]) -> tuple[list[Candidate], list[Candidate]]:
+        """Pairs with nearly equal hashes: those in different splits, and those in one."""
+        across: list[Candidate] = []
+        within: list[Candidate] = []
+        splits = np.array([place.partition("/")[0] for place in self._places])
+        for candidate in near_pairs(hashes):
+            (within if splits[candidate[0]] == splits[candidate[1]] else across).append(candidate)
+        return across, within
 
 
 def shown(place: Place) -> str:

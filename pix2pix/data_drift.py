@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .encoding import RGB8
+from .pairs import COMMONEST_SIZES
 
 SETTINGS = (
     "dataset",
@@ -23,7 +24,7 @@ SETTINGS = (
 # What reports of 8-bit RGB once left out.
 UNSAID = {"input": str(RGB8), "target": str(RGB8), "range_input": "full", "range_target": "full"}
 SIDES = ("input", "target")
-CHECKS = ("leaks", "near_duplicates", "empty", "misaligned")
+CHECKS = ("leaks", "near_duplicates", "empty", "misaligned", "dark")
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class SideDrift:
 
     Attributes:
         means: mean level by channel, before and after.
-        in_spreads: by how much the mean level moved, in standard deviations from image to image before.
+        moved: by how many levels of 255 the mean moved, in the channel where it moved most.
+        in_spreads: the same in standard deviations of the images' means before.
         histograms: how far apart they are, 0 to 1: the share of pixels that would have to change their bin
             (total variation distance).
     """
 
     means: dict[str, tuple[float, float]]
+    moved: float
     in_spreads: float
     histograms: float
 
@@ -51,6 +54,7 @@ class Drift:
         pairs: by split, before and after; `rejects` and `checks` count likewise.
         new_sizes: sizes that did not occur before, with how many pairs came in them.
         new_size_share: of all pairs.
+        are_sizes_cut: whether there may be more sizes than a report keeps, so that none is known to be new.
         sides: None where a version has no colour statistics, or other channels.
         same_pixels: splits that have not changed at all.
     """
@@ -62,6 +66,7 @@ class Drift:
     checks: dict[str, tuple[int, int]]
     new_sizes: dict[str, int]
     new_size_share: float
+    are_sizes_cut: bool
     sides: dict[str, SideDrift] | None
 
     @property
@@ -94,6 +99,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Drift:
         checks={kind: (_count(before, kind), _count(after, kind)) for kind in CHECKS},
         new_sizes=new_sizes,
         new_size_share=sum(new_sizes.values()) / total if total else 0.0,
+        are_sizes_cut=len(before["source_sizes"]) >= COMMONEST_SIZES,
         sides=_sides(before, after),
     )
 
@@ -113,16 +119,26 @@ def lines(drift: Drift) -> Iterator[str]:
         yield f"{'warnings':15}" + "   ".join(named)
     if drift.new_sizes:
         sizes = ", ".join(f"{size} ({count})" for size, count in list(drift.new_sizes.items())[:3])
-        yield f"{'sizes':15}{drift.new_size_share:.1%} of the pairs come in sizes that are new: {sizes}"
+        new = f"new among the {COMMONEST_SIZES} commonest" if drift.are_sizes_cut else "new"
+        yield f"{'sizes':15}{drift.new_size_share:.1%} of the pairs come in sizes that are {new}: {sizes}"
     if drift.sides is None:
         yield f"{'colours':15}cannot be compared: one version has none, or another number of channels"
         return
     for name, side in drift.sides.items():
         means = "  ".join(f"{channel} {old:.1f} → {new:.1f}" for channel, (old, new) in side.means.items())
-        yield (
-            f"{name:15}{means}   the mean by {side.in_spreads:+.2f} standard deviations between images; "
-            f"histograms {side.histograms:.1%} apart"
-        )
+        yield f"{name:15}{means}   {_brightness(side)}; histograms {side.histograms:.1%} apart"
+
+
+def _brightness(side: SideDrift) -> str:
+    if abs(side.moved) < 0.05:
+        return "as bright as before"
+    moves = {channel: new - old for channel, (old, new) in side.means.items()}
+    is_tint = min(move / side.moved for move in moves.values()) < 0.5
+    where = f" in {max(moves, key=lambda channel: abs(moves[channel]))}" if is_tint else ""
+    return (
+        f"{'brighter' if side.moved > 0 else 'darker'}{where} by {abs(side.moved):.1f} of 255 levels, "
+        f"{abs(side.in_spreads):.0%} of what images differ by among themselves"
+    )
 
 
 def _is_other(drift: Drift, split: str) -> bool:
@@ -147,9 +163,10 @@ def _sides(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Sid
         if old["mean"].keys() != new["mean"].keys():
             return None
         means = {channel: (old["mean"][channel], new["mean"][channel]) for channel in old["mean"]}
-        moved = sum(b - a for a, b in means.values()) / len(means)
+        # Not their mean, which a tint leaves as it was.
+        moved = max((b - a for a, b in means.values()), key=abs)
         # A set of one and the same picture has no spread; a level is the least that counts.
         in_spreads = moved / max(old["spread"], 1.0)
         apart = sum(abs(old["histogram"][key] - new["histogram"][key]) for key in old["histogram"]) / 2
-        sides[name] = SideDrift(means, in_spreads, apart)
+        sides[name] = SideDrift(means, moved, in_spreads, apart)
     return sides

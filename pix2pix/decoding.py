@@ -5,6 +5,7 @@ what it cannot: 16 bits, floats, any number of channels.
 """
 
 import logging
+import math
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -40,6 +41,7 @@ UPRIGHT: dict[int, Callable[[Samples], Samples]] = {
     7: lambda stored: stored.swapaxes(0, 1)[::-1, ::-1],
     8: lambda stored: stored.swapaxes(0, 1)[::-1],
 }
+ON_ITS_SIDE = range(5, 9)
 # An image has few channels; this many samples a pixel are in proportion, more are counted as pixels.
 SAMPLES_A_PIXEL = 4
 # Encoders make about ten scans of a progressive JPEG, and each takes the time of the whole image.
@@ -67,8 +69,10 @@ class Limits:
     def check_file(self, bytes_: int) -> None:
         """Raises UnreadableImage where the file is larger."""
         if bytes_ > self.max_file_mb * 1_000_000:
+            # Rounded up, so that the number is above the limit.
+            found_mb = math.ceil(bytes_ / 1e5) / 10
             raise UnreadableImage(
-                f"has {bytes_ / 1e6:,.0f} MB, more than prepare.max_file_mb = {self.max_file_mb} allows"
+                f"has {found_mb:,.1f} MB, more than prepare.max_file_mb = {self.max_file_mb} allows"
             )
 
     def check_pixels(self, height: int, width: int, channels: int = SAMPLES_A_PIXEL) -> None:
@@ -120,7 +124,7 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> Kind:
         dtype = "uint16" if _is_deep(opened) else "uint8"
         width, height = opened.size
         # Of a TIFF Pillow gives the size as it will be.
-        if opened.format != "TIFF" and _orientation(opened) >= 5:
+        if opened.format != "TIFF" and _orientation(opened) in ON_ITS_SIDE:
             height, width = width, height
         return Kind(height, width, channels, dtype, opened.has_transparency_data)
 
@@ -167,7 +171,8 @@ def decode_classes(path: Path, classes: int, limits: Limits = DEFAULT_LIMITS) ->
     with _open(path, limits) as opened:
         if isinstance(opened, ImageFile.ImageFile):
             if opened.mode in ("P", "1", "L"):
-                indices = np.asarray(ImageOps.exif_transpose(opened))
+                spread = _spread(opened)
+                indices = np.asarray(ImageOps.exif_transpose(opened)) // spread
             elif opened.mode.startswith("I"):
                 indices = upright(np.asarray(opened), opened.getexif().get(ORIENTATION, 1))
             else:
@@ -312,6 +317,14 @@ def _is_beyond_pillow(image: ImageFile.ImageFile) -> bool:
     return _is_deep(image) or bool(bits.max() > 8) or has_plain_last or is_unsaid
 
 
+def _spread(image: ImageFile.ImageFile) -> int:
+    """By how much Pillow multiplies grey of 2 and 4 bits, so that white becomes 255."""
+    raw_modes = [str(tile.args) for tile in image.tile]
+    return next(
+        (255 // (2**bits - 1) for bits in (2, 4) if any(f"L;{bits}" in mode for mode in raw_modes)), 1
+    )
+
+
 def _is_grey(image: ImageFile.ImageFile) -> bool:
     # Pillow opens grey of 16 bits with alpha as RGBA.
     is_deep_grey = any(str(tile.args).startswith("LA;16") for tile in image.tile)
@@ -336,7 +349,7 @@ def _decode_8_bits(image: ImageFile.ImageFile, alpha: Alpha) -> Samples:
         seen = seen.convert("RGBA")
         if profile:
             opacity = seen.getchannel("A")
-            seen = profiles.to_srgb(seen.convert("RGB"), profile)
+            seen = profiles.to_srgb(seen.convert("L" if is_grey else "RGB"), profile)
             seen.putalpha(opacity)
         if alpha == "keep":
             return np.asarray(seen)[..., [0, 3]] if is_grey else np.asarray(seen)

@@ -14,13 +14,28 @@ import numpy as np
 from PIL import ImageFile
 
 from . import profiles
-from .decoding import ORIENTATION, Kind, Limits, Samples, UnreadableImage, refuse_pages, upright
+from .decoding import (
+    ON_ITS_SIDE,
+    ORIENTATION,
+    SAMPLES_A_PIXEL,
+    Kind,
+    Limits,
+    Samples,
+    UnreadableImage,
+    refuse_pages,
+    upright,
+)
 
+# An array of so many channels and of no more rows than an image has channels has them in another order.
+MANY_CHANNELS = 16
 # Each strip or tile is a step in Python; this many are a few seconds.
 MAX_SEGMENTS = 100_000
 ASSOCIATED, UNASSOCIATED = 1, 2
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, SEPARATED = 0, 1, 2, 5
 ICC_PROFILE = 34675
+# Compressions that tifffile gives no more room than a strip or tile takes: none, LZW, deflate (three numbers
+# for it), PackBits, LZMA and Zstandard (two). The others decode whatever their own header claims.
+BOUNDED = frozenset({1, 5, 8, 32946, 50013, 32773, 34925, 34926, 50000})
 PNG_SIGNATURE, INFLATED_AT_ONCE = b"\x89PNG\r\n\x1a\n", 2**20
 
 # It reports what is odd about a file; what matters of that is an error of ours.
@@ -80,6 +95,11 @@ def _open_npy(path: Path, limits: Limits) -> Samples:
         raise UnreadableImage(
             f"has the shape {array.shape}; expected [height, width] or [height, width, channels]"
         )
+    if array.ndim == 3 and array.shape[0] <= SAMPLES_A_PIXEL < MANY_CHANNELS <= array.shape[2]:
+        raise UnreadableImage(
+            f"has the shape {array.shape}, which looks like [channels, height, width]; save it as "
+            "[height, width, channels]"
+        )
     array = array.reshape(*array.shape[:2], -1) if array.size else array
     limits.check_pixels(*array.shape)
     return array
@@ -94,10 +114,12 @@ def probe_npy(path: Path, limits: Limits) -> Kind:
 
 def decode_npy(path: Path, limits: Limits) -> Samples:
     """The array as it is stored, never unpickled: [height, width, channels]."""
-    return np.array(_open_npy(path, limits))
+    array = _open_npy(path, limits)
+    return np.array(array, array.dtype.newbyteorder("="))
 
 
 def _known_type(dtype: Any) -> str:
+    dtype = np.dtype(dtype).newbyteorder("=")
     if dtype in (np.uint8, np.uint16, bool):
         return "uint16" if dtype == np.uint16 else "uint8"
     return "float32"
@@ -116,7 +138,7 @@ def probe_tiff(path: Path, limits: Limits) -> Kind:
         has_alpha = _has_alpha(page)
         dtype = "uint16" if 8 < page.bitspersample < 16 else _known_type(page.dtype)
         height, width = page.imagelength, page.imagewidth
-        if _orientation(page) >= 5:
+        if _orientation(page) in ON_ITS_SIDE:
             height, width = width, height
         return Kind(height, width, channels - has_alpha, dtype, has_alpha)
 
@@ -154,6 +176,12 @@ def decode_tiff(path: Path, limits: Limits) -> tuple[Samples, bool]:
 def _checked_page(file: Any, limits: Limits) -> Any:
     page = file.pages[0]
     limits.check_pixels(page.imagelength, page.imagewidth, page.samplesperpixel)
+    if page.compression not in BOUNDED:
+        name = getattr(page.compression, "name", str(page.compression))
+        raise UnreadableImage(
+            f"is compressed as {name.replace('_', ' ')}, which may hold more pixels than the file says; save "
+            "it with LZW, deflate or no compression"
+        )
     if page.imagedepth != 1:
         raise UnreadableImage(f"holds a volume of {page.imagedepth} slices; save each as a file")
     if page.photometric not in (MIN_IS_WHITE, MIN_IS_BLACK, RGB, SEPARATED):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
-from urllib.parse import unquote
+from urllib.parse import unquote, urljoin
 
 import requests
 import urllib3
@@ -27,6 +27,7 @@ MIRROR_VARIABLE = "PIX2PIX_MIRROR"
 TIMEOUTS_S = (10.0, 60.0)
 # Of a file whose size nobody knows: a server may send without end.
 MAX_BYTES = 64 * 2**30
+MAX_REDIRECTS = 10
 # An answer that comes more slowly is taken for none: a byte a minute would hold a run for ever.
 MIN_BYTES_PER_S = 512
 
@@ -302,7 +303,7 @@ def _download(
         headers |= {"Range": f"bytes={done_bytes}-", "If-Range": origin.validator}
     elif known:
         headers |= known.unless_changed()
-    with _network_named(), requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS_S) as response:
+    with _network_named(), _answer(url, headers) as response:
         if known and not origin and response.status_code == requests.codes.not_modified:
             return False
         _check_status(response, partial)
@@ -328,6 +329,39 @@ def _download(
     if origin.total_bytes is not None and done_bytes != origin.total_bytes:
         raise _AttemptError(f"broke off after {done_bytes:,} of {origin.total_bytes:,} bytes")
     return True
+
+
+class _Session(requests.Session):
+    """Leaves redirects to `_answer`: on its own it reads all that comes with one, however much that is."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
+@contextmanager
+def _answer(url: str, headers: Mapping[str, str]) -> Iterator[requests.Response]:
+    """The answer of the last server that `url` leads to. Nothing that comes with a redirect is read."""
+    with _Session() as session:
+        for _ in range(MAX_REDIRECTS + 1):
+            with session.get(url, headers=headers, stream=True, timeout=TIMEOUTS_S) as response:
+                if not response.is_redirect:
+                    yield response
+                    return
+                url = _redirected(url, response.headers["Location"])
+    raise _AddressError(f"cannot be asked (more than {MAX_REDIRECTS} redirects)")
+
+
+def _redirected(url: str, location: str) -> str:
+    try:
+        # A header's bytes come as Latin-1; where they are no ASCII they are meant as UTF-8.
+        target = urljoin(url, location.encode("latin1").decode())
+    except ValueError:
+        raise _AddressError(
+            f"cannot be asked (it leads to {location[:200]!r}, which is no address)"
+        ) from None
+    if not target.lower().startswith(("http://", "https://")):
+        raise _AddressError(f"cannot be asked (it leads to {target[:200]}, which is not on the web)")
+    return target
 
 
 def _pieces(response: requests.Response) -> Iterator[bytes]:

@@ -30,6 +30,8 @@ WIDEN = 257
 # Pixels that percentiles are measured on, over all images of a split: 4 MB a channel.
 MEASURED_PIXELS, LEAST_OF_AN_IMAGE = 2**20, 16
 GREY, RGB = 1, 3
+# What is seen through transparent pixels: squares of two greys.
+BOARD_PX, BOARD = 8, (200, 240)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class Encoding:
     def network_channels(self) -> int:
         """Channels that the network sees."""
         return self.classes or self.channels
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the last channel is transparency that was kept."""
+        return self.alpha == "keep" and self.channels in (GREY + 1, RGB + 1)
 
     @property
     def white(self) -> float:
@@ -131,8 +138,7 @@ class Encoding:
         return samples
 
     def _with_channels(self, samples: Samples) -> Samples:
-        found = samples.shape[2]
-        has_alpha = self.alpha == "keep" and self.channels in (GREY + 1, RGB + 1)
+        found, has_alpha = samples.shape[2], self.has_alpha
         if has_alpha and found in (GREY, RGB):
             opaque = np.full_like(samples[..., :1], full_scale(samples.dtype))
             samples = np.concatenate([samples, opaque], 2)
@@ -159,7 +165,7 @@ class Encoding:
         """[…, channels] from 0 to 1 to compare with another side's: as it is, or as its picture."""
         if self.channels == channels and not self.classes:
             return self.unit(samples)
-        picture = self.picture(samples) / 255
+        picture = self.rgb(samples) / 255
         return picture if channels == RGB else np.repeat(picture.mean(-1, keepdims=True), channels, -1)
 
     @property
@@ -168,9 +174,21 @@ class Encoding:
         return self.channels == RGB and self.dtype == "uint8" and not self.low
 
     def picture(self, samples: Samples) -> NDArray[np.uint8]:
+        """[…, height, width, channels] as uint8 [..., 3], as `rgb` has it; where transparency was kept, on a
+        checkerboard. What `heading` says belongs beside it.
+        """
+        shown = self.rgb(samples)
+        if not self.has_alpha:
+            return shown
+        rows, columns = np.ogrid[: shown.shape[-3], : shown.shape[-2]]
+        board = np.where((rows // BOARD_PX + columns // BOARD_PX) % 2, *BOARD)[..., None]
+        opacity = self.levels(samples)[..., -1:] / 255
+        return (shown * opacity + board * (1 - opacity)).round().astype(np.uint8)
+
+    def rgb(self, samples: Samples) -> NDArray[np.uint8]:
         """[…, channels] as uint8 [..., 3]: one or two channels as grey, of more the first three as RGB.
 
-        Classes get a colour each. What `heading` says belongs beside it.
+        Classes get a colour each.
         """
         if self.picture_is_itself:
             return samples
@@ -182,7 +200,7 @@ class Encoding:
     def levels(self, samples: Samples) -> NDArray[np.uint8]:
         """[…, channels] as uint8, every channel on its range from 0 to 255; of classes their colours."""
         if self.picture_is_itself or self.classes:
-            return self.picture(samples)
+            return self.rgb(samples)
         return (self.unit(samples).clip(0, 1) * 255).round().astype(np.uint8)
 
     def heading(self, name: str) -> str:
@@ -191,6 +209,8 @@ class Encoding:
             return f"{name} ({self.classes} classes)"
         if self.channels in (GREY, RGB):
             return name
+        if self.has_alpha:
+            return f"{name} (transparent: chequered)"
         which = "channel 1" if self.channels < RGB else "channels 1 to 3"
         return f"{name} ({which} of {self.channels})"
 

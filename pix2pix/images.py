@@ -117,16 +117,19 @@ def _pillow(samples: Samples) -> Image.Image:
     return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
 
 
-def resize(pixels: Samples, height: int, width: int, method: str) -> Samples:
+def resize(pixels: Samples, height: int, width: int, method: str, has_alpha: bool = False) -> Samples:
     """Resize to exactly height × width, every channel by itself.
 
     Args:
         pixels: uint8, uint16 or float32 [height, width, channels].
         method: `nearest` (invents no colours), `area` (each output pixel is the mean of what it covers;
             bilinear where it enlarges) or `bicubic`.
+        has_alpha: whether the last channel is transparency, so that colours count as much as they are seen.
     """
     if pixels.shape[:2] == (height, width):
         return pixels
+    if has_alpha and method != "nearest":
+        return _resize_seen(pixels, height, width, method)
     shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
     filters = {
         "nearest": Image.Resampling.NEAREST,
@@ -145,6 +148,21 @@ def resize(pixels: Samples, height: int, width: int, method: str) -> Samples:
     if pixels.dtype.kind == "f":
         return resized.astype(pixels.dtype)
     return resized.round().clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+
+
+def _resize_seen(pixels: Samples, height: int, width: int, method: str) -> Samples:
+    """`resize`, but what is transparent lends no colour to what is not."""
+    plain = resize(pixels, height, width, method)
+    full = 1.0 if pixels.dtype.kind == "f" else float(np.iinfo(pixels.dtype).max)
+    floats = pixels.astype(np.float32)
+    floats[..., :-1] *= floats[..., -1:] / full
+    seen = resize(floats, height, width, method)
+    # Less than a hundredth of a level is nothing that could be divided by.
+    opacity = seen[..., -1:] / full
+    colours = np.divide(seen[..., :-1], opacity, out=plain[..., :-1].astype(np.float32), where=opacity > 4e-5)
+    if pixels.dtype.kind != "f":
+        colours = colours.round().clip(0, full)
+    return np.concatenate([colours.astype(pixels.dtype), plain[..., -1:]], 2)
 
 
 def pad(image: Samples, multiple: int) -> Samples:
@@ -189,6 +207,19 @@ def labelled_grid(
         for column, image in enumerate(images):
             cell = Image.fromarray(image).resize((cell_width, cell_height), Image.Resampling.NEAREST)
             canvas.paste(cell, (name_width + column * (cell_width + gap), y))
+    return np.asarray(canvas)
+
+
+def text_panel(title: str, lines: Sequence[str]) -> Pixels:
+    """Lines of text under a title: uint8 [height, width, 3] on white."""
+    gap, heading, step = 6, 22, 16
+    font, small = ImageFont.load_default(15), _names_font(11)
+    width = max(int(font.getlength(title)), *(int(small.getlength(line)) for line in lines)) + 2 * gap
+    canvas = Image.new("RGB", (width, heading + step * len(lines) + gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((gap, 3), title, fill="black", font=font)
+    for index, line in enumerate(lines):
+        draw.text((gap, heading + step * index), line, "#444444", small)
     return np.asarray(canvas)
 
 

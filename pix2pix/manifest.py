@@ -11,7 +11,11 @@ from typing import Any, Literal
 from .errors import UserError
 
 Split = Literal["train", "val", "test"]
-SPLIT_WORDS: dict[str, Split] = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+SPLIT_WORDS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 NAMES = ("pairs.csv", "pairs.jsonl")
 # Columns for side A and side B.
 COLUMNS = (("a", "b"), ("input", "target"))

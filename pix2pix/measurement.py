@@ -45,7 +45,7 @@ def pictures(samples: Samples, encoding: Encoding) -> Pixels:
     """
     if encoding.picture_is_itself:
         return samples
-    return np.ascontiguousarray(encoding.picture(samples.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
+    return np.ascontiguousarray(encoding.rgb(samples.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
 
 
 class Distances:

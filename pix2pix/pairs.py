@@ -17,6 +17,8 @@ from .pair_set import update_split
 from .params import Combined, Derive, Direction, Params, Resize, Size, height_width, said_size
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+# How many of the sizes that pairs come in a report has.
+COMMONEST_SIZES = 20
 
 
 @dataclass(frozen=True)
@@ -197,15 +199,15 @@ def sides(pair: Pair, raw: Path, recipe: Recipe, size_px: Size) -> tuple[Samples
     if recipe.derive == "none":
         a, b = read_pair(pair, raw, recipe.combined, (encoding_a, encoding_b), recipe.limits)
         size = _size(a)
-        a = images.resize(a, height, width, method_a)
-        b = images.resize(b, height, width, method_b)
+        a = images.resize(a, height, width, method_a, encoding_a.has_alpha)
+        b = images.resize(b, height, width, method_b, encoding_b.has_alpha)
     else:
         # OpenCV takes a while to load and most data brings both sides.
         from . import derive
 
         b = encoding_b.read(raw / pair.a, recipe.limits)
         size = _size(b)
-        b = images.resize(b, height, width, method_b)
+        b = images.resize(b, height, width, method_b, encoding_b.has_alpha)
         a = derive.derive(b, recipe.derive, pair.name)
     source, target = (a, b) if forwards else (b, a)
     return source, target, size
@@ -246,7 +248,7 @@ def summary(
             split: {"pairs": tally.pairs, "sha256": tally.digest.hexdigest()}
             for split, tally in tallies.items()
         },
-        "source_sizes": dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:20]),
+        "source_sizes": dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:COMMONEST_SIZES]),
         # By file, not as a list: dvc would try to draw one.
         "rejects": {reject.file: reject.reason for reject in rejects},
     }

@@ -10,7 +10,19 @@ import numpy as np
 from PIL import Image
 
 from . import images, pairs
-from .decoding import FORMATS, NPY, Kind, Samples, UnreadableImage, decode, full_scale, probe
+from .decoding import (
+    DEFAULT_LIMITS,
+    FORMATS,
+    NPY,
+    Kind,
+    Limits,
+    Samples,
+    UnreadableImage,
+    decode,
+    decode_classes,
+    full_scale,
+    probe,
+)
 from .encoding import GREY, RGB8, Encoding, measured, of_classes
 from .errors import UserError
 from .images import Pixels
@@ -34,8 +46,31 @@ SHOWN_PERCENTILES = (0.1, 99.9)
 DIM = 0.25
 # Grey images that are drawn and hold no other values than these are label maps of indices.
 MOST_CLASSES = 64
+# What many label maps hold where there is no class.
+VOID = 255
 
 DERIVES = "edges, grayscale, blur, downscale or mask"
+
+
+@dataclass(frozen=True)
+class Indices:
+    """Of label maps that hold class indices.
+
+    Attributes:
+        classes: one more than the largest seen, 255 left out; 0 for what holds no indices.
+        has_void: whether 255 is among them.
+    """
+
+    classes: int = 0
+    has_void: bool = False
+
+    @property
+    def all_classes(self) -> int:
+        """How many classes there must be so that every index that was seen is one."""
+        return VOID + 1 if self.has_void else self.classes
+
+
+NO_INDICES = Indices()
 
 
 @dataclass(frozen=True)
@@ -46,14 +81,13 @@ class Side:
         is_drawn: label maps, line drawings and the like, which nearest neighbour keeps pure.
         own_range: least and most of values that do not fill their type, or go beyond it, so that their range
             has to be measured.
-        classes: above 0 for label maps of indices: one more than the largest seen.
     """
 
     kinds: Counter[str]
     sizes: Counter[str]
     is_drawn: bool
     own_range: tuple[float, float] | None
-    classes: int
+    indices: "Indices"
 
 
 @dataclass(frozen=True)
@@ -81,12 +115,18 @@ class Survey:
     picture: Pixels
 
 
-def survey(folder: Path, derive: Derive = "none", combined: Combined | None = None) -> Survey:
+def survey(
+    folder: Path,
+    derive: Derive = "none",
+    combined: Combined | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Survey:
     """Look at the pairs below a folder.
 
     Args:
         derive: with another value than `none`, every image is a photo.
         combined: how combined images lie; None finds out.
+        limits: what a file may claim to hold.
 
     Raises:
         UserError: there are no pairs, none of the sample can be read, or its images are no combined ones.
@@ -108,20 +148,20 @@ def survey(folder: Path, derive: Derive = "none", combined: Combined | None = No
         combined = "side-by-side"
         whole = [pair for pair in decoded if pair.b is None] if derive == "none" else []
         if whole:
-            combined = _orientation(folder, whole, unreadable)
-    kinds, sizes, smaller, aspect = _heads(folder, heads, derive, combined, unreadable)
-    classes = _largest_indices(folder, decoded) if derive == "none" else (0, 0)
-    read = list(_read(folder, decoded, derive, combined, unreadable, classes))
+            combined = _orientation(folder, whole, unreadable, limits)
+    kinds, sizes, smaller, aspect = _heads(folder, heads, derive, combined, unreadable, limits)
+    indices = _largest_indices(folder, decoded, limits) if derive == "none" else (NO_INDICES, NO_INDICES)
+    read = list(_read(folder, decoded, derive, combined, unreadable, indices, limits))
     if not read:
         name, reason = next(iter(unreadable.items()))
         raise UserError(
             f"{folder / name}: {reason}; nor can the others of a sample of {len(decoded)} be used"
         )
     drawn = _are_drawn(read)
-    if any(count and not is_drawn for count, is_drawn in zip(classes, drawn, strict=True)):
+    if any(side.classes and not is_drawn for side, is_drawn in zip(indices, drawn, strict=True)):
         # Dark photos.
-        classes = (classes[0] if drawn[0] else 0, classes[1] if drawn[1] else 0)
-        read = list(_read(folder, decoded, derive, combined, unreadable, classes))
+        indices = (indices[0] if drawn[0] else NO_INDICES, indices[1] if drawn[1] else NO_INDICES)
+        read = list(_read(folder, decoded, derive, combined, unreadable, indices, limits))
         drawn = _are_drawn(read)
     return Survey(
         found=found,
@@ -133,8 +173,8 @@ def survey(folder: Path, derive: Derive = "none", combined: Combined | None = No
                 kinds[side],
                 sizes[side],
                 drawn[side],
-                None if classes[side] else _own_range(folder, decoded, side),
-                classes[side],
+                None if indices[side].classes else _own_range(folder, decoded, side, limits),
+                indices[side],
             )
             for side in (0, 1)
         ),
@@ -158,11 +198,11 @@ def _no_pairs(found: Found) -> str:
 # --- combined images -----------------------------------------------------------------------------------
 
 
-def _orientation(folder: Path, whole: Sequence[Pair], unreadable: dict[str, str]) -> Combined:
+def _orientation(folder: Path, whole: Sequence[Pair], unreadable: dict[str, str], limits: Limits) -> Combined:
     beside, stacked, ratios = [], [], []
     for pair in whole:
         try:
-            pixels = _seen(folder / pair.a)
+            pixels = _seen(folder / pair.a, limits)
         except UnreadableImage as error:
             unreadable[pair.a] = str(error)
             continue
@@ -193,7 +233,27 @@ def _seam(pixels: Pixels) -> float:
 
 # --- pixels --------------------------------------------------------------------------------------------
 
-Read = tuple[str, tuple[Pixels, ...]]
+
+@dataclass(frozen=True)
+class _Read:
+    """What is kept of a pair once it is read: of large images many do not fit into the memory.
+
+    Attributes:
+        cells: both sides as they are drawn.
+        signs: that a side is drawn, see `_drawn`.
+    """
+
+    name: str
+    cells: tuple[Pixels, Pixels]
+    signs: tuple[tuple[float, float], tuple[float, float]]
+
+    @classmethod
+    def of(cls, name: str, a: Pixels, b: Pixels) -> "_Read":
+        return cls(name, (_cell(a), _cell(b)), (_drawn(a), _drawn(b)))
+
+
+def _cell(side: Pixels) -> Pixels:
+    return images.resize(np.ascontiguousarray(side), CELL_PX, CELL_PX, "area")
 
 
 def _read(
@@ -202,24 +262,25 @@ def _read(
     derive: Derive,
     combined: Combined,
     unreadable: dict[str, str],
-    classes: tuple[int, ...],
-) -> Iterator[Read]:
+    indices: tuple[Indices, Indices],
+    limits: Limits,
+) -> Iterator[_Read]:
     for pair in sample:
         try:
             if derive == "none":
-                yield pair.name, _both(folder, pair, combined, classes)
+                yield _Read.of(pair.name, *_both(folder, pair, combined, indices, limits))
             else:
-                yield pair.name, _derived(folder, pair, derive)
+                yield _Read.of(pair.name, *_derived(folder, pair, derive, limits))
         except UnreadableImage as error:
             # Either side may be at fault; its header has told already, if it could.
             if unreadable.keys().isdisjoint({pair.a, pair.b}):
                 unreadable[pair.a] = str(error)
 
 
-def _derived(folder: Path, pair: Pair, how: Derive) -> tuple[Pixels, Pixels]:
+def _derived(folder: Path, pair: Pair, how: Derive, limits: Limits) -> tuple[Pixels, Pixels]:
     from .derive import derive
 
-    photo = images.resize(images.read_rgb(folder / pair.a), CELL_PX, CELL_PX, "area")
+    photo = _cell(images.read_rgb(folder / pair.a, limits))
     return derive(photo, how, pair.name), photo
 
 
@@ -241,9 +302,9 @@ def _drawn(pixels: Pixels) -> tuple[float, float]:
     return flat, float(np.sort(counts)[-4:].sum() / counts.sum())
 
 
-def _are_drawn(read: Sequence[Read]) -> list[bool]:
+def _are_drawn(read: Sequence[_Read]) -> list[bool]:
     """For each side."""
-    return [_is_drawn([_drawn(sides[side]) for _, sides in read]) for side in (0, 1)]
+    return [_is_drawn([pair.signs[side] for pair in read]) for side in (0, 1)]
 
 
 def _is_drawn(values: Sequence[tuple[float, float]]) -> bool:
@@ -253,22 +314,21 @@ def _is_drawn(values: Sequence[tuple[float, float]]) -> bool:
     return bool(few >= 0.95 or (flat >= 0.55 and few >= 0.5))
 
 
-def _picture(read: Sequence[Read]) -> Pixels:
+def _picture(read: Sequence[_Read]) -> Pixels:
     shown = [read[index] for index in spread(len(read), DRAWN)]
-    cells = []
-    for _, (a, b) in shown:
-        first, second = (
-            images.resize(np.ascontiguousarray(side), CELL_PX, CELL_PX, "area") for side in (a, b)
-        )
-        cells.append((first, second))
-    return pair_grid(cells, [name for name, _ in shown], ("A", "B"))
+    return pair_grid([pair.cells for pair in shown], [pair.name for pair in shown], ("A", "B"))
 
 
 # --- heads ---------------------------------------------------------------------------------------------
 
 
 def _heads(
-    folder: Path, sample: Sequence[Pair], derive: Derive, combined: Combined, unreadable: dict[str, str]
+    folder: Path,
+    sample: Sequence[Pair],
+    derive: Derive,
+    combined: Combined,
+    unreadable: dict[str, str],
+    limits: Limits,
 ) -> tuple[list[Counter[str]], list[Counter[str]], int, float]:
     """Kinds and sizes by side; of a typical image the smaller side in pixels, and width by height."""
     kinds: list[Counter[str]] = [Counter(), Counter()]
@@ -277,7 +337,7 @@ def _heads(
     for pair in sample:
         for side, file in enumerate((pair.a, pair.b or pair.a)):
             try:
-                kind, (width, height) = _head(folder / file)
+                kind, (width, height) = _head(folder / file, limits)
             except UnreadableImage as error:
                 unreadable[file] = str(error)
                 continue
@@ -292,21 +352,21 @@ def _heads(
     return kinds, sizes, int(statistics.median(smaller)), statistics.median(aspects)
 
 
-def _head(path: Path) -> tuple[str, tuple[int, int]]:
+def _head(path: Path, limits: Limits) -> tuple[str, tuple[int, int]]:
     """Format, channels and bits of an image in words, and its width and height as a person sees it."""
-    kind = probe(path)
+    kind = probe(path, limits)
     return _words(path, kind), (kind.width, kind.height)
 
 
-def _own_range(folder: Path, sample: Sequence[Pair], side: int) -> tuple[float, float] | None:
+def _own_range(folder: Path, sample: Sequence[Pair], side: int, limits: Limits) -> tuple[float, float] | None:
     """Least and most of deep samples that are dark at full scale, or floats beyond it; None for others."""
     values: list[float] = []
     white = 1.0
     for pair in sample:
         path = folder / ((pair.a, pair.b or pair.a)[side])
         try:
-            if probe(path).dtype != "uint8":
-                samples = decode(path)
+            if probe(path, limits).dtype != "uint8":
+                samples = decode(path, limits=limits)
                 white = full_scale(samples.dtype)
                 values += [float(samples.min()), float(samples.max())]
         except UnreadableImage:
@@ -317,25 +377,32 @@ def _own_range(folder: Path, sample: Sequence[Pair], side: int) -> tuple[float, 
     return (least, most) if least < 0 or most > white or most <= DIM * white else None
 
 
-def _largest_indices(folder: Path, sample: Sequence[Pair]) -> tuple[int, int]:
-    """For each side one more than the largest value, where all are grey and hold few values; else 0."""
+def _largest_indices(folder: Path, sample: Sequence[Pair], limits: Limits) -> tuple[Indices, Indices]:
+    """For each side, where all are grey and hold few values."""
     apart = [(folder / pair.a, folder / pair.b) for pair in sample if pair.b]
-    return _largest_index([a for a, _ in apart]), _largest_index([b for _, b in apart])
+    return _indices([a for a, _ in apart], limits), _indices([b for _, b in apart], limits)
 
 
-def _largest_index(files: Sequence[Path]) -> int:
-    largest = 0
+def _indices(files: Sequence[Path], limits: Limits) -> Indices:
+    largest, has_void = 0, False
     for file in files:
         try:
-            kind = probe(file)
+            kind = probe(file, limits)
             if (kind.channels, kind.has_alpha) != (GREY, False) or kind.dtype == "float32":
-                return 0
-            largest = max(largest, int(decode(file).max()))
+                return NO_INDICES
+            values = decode_classes(file, 2**16, limits)
+            # Of one bit a pixel: its 1 is white, as it is decoded elsewhere.
+            if values.max() == 1 and decode(file, limits=limits).max() == VOID:
+                return NO_INDICES
         except UnreadableImage:
             continue
+        is_void = values == VOID
+        has_void = has_void or bool(is_void.any())
+        largest = max(largest, int(values[~is_void].max(initial=0)))
         if largest >= MOST_CLASSES:
-            return 0
-    return largest + 1 if largest else 0
+            return NO_INDICES
+    # Black and white alone are a mask.
+    return Indices(largest + 1, has_void) if largest else NO_INDICES
 
 
 def _words(path: Path, kind: Kind) -> str:
@@ -360,9 +427,9 @@ def _shown(encoding: Encoding, samples: Samples) -> Pixels:
     return measured(encoding, [samples], 1, SHOWN_PERCENTILES).picture(samples)
 
 
-def _encoding(path: Path) -> Encoding:
+def _encoding(path: Path, limits: Limits) -> Encoding:
     try:
-        kind = probe(path)
+        kind = probe(path, limits)
     except UnreadableImage:
         # Decoding it says the same, and of which side it is.
         return RGB8
@@ -370,15 +437,17 @@ def _encoding(path: Path) -> Encoding:
     return Encoding(kind.channels, kind.dtype, range="full" if kind.dtype == "uint8" else "percentiles")
 
 
-def _seen(path: Path) -> Pixels:
-    encoding = _encoding(path)
-    return _shown(encoding, encoding.read(path))
+def _seen(path: Path, limits: Limits) -> Pixels:
+    encoding = _encoding(path, limits)
+    return _shown(encoding, encoding.read(path, limits))
 
 
-def _both(folder: Path, pair: Pair, combined: Combined, classes: tuple[int, ...]) -> tuple[Pixels, Pixels]:
+def _both(
+    folder: Path, pair: Pair, combined: Combined, indices: tuple[Indices, Indices], limits: Limits
+) -> tuple[Pixels, Pixels]:
     encoding_a, encoding_b = (
-        of_classes(count) if count else _encoding(folder / file)
-        for count, file in zip(classes, (pair.a, pair.b or pair.a), strict=True)
+        of_classes(side.all_classes) if side.classes else _encoding(folder / file, limits)
+        for side, file in zip(indices, (pair.a, pair.b or pair.a), strict=True)
     )
-    a, b = pairs.read_pair(pair, folder, combined, (encoding_a, encoding_b))
+    a, b = pairs.read_pair(pair, folder, combined, (encoding_a, encoding_b), limits)
     return _shown(encoding_a, a), _shown(encoding_b, b)

@@ -14,15 +14,18 @@ from .images import pad
 
 INPUT, OUTPUT = "image", "translated"
 _TYPES = {"tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(float)": "float32"}
+# An image is padded up to it: that of 16 levels would make gigabytes of a pixel.
+MAX_MULTIPLE = 2**10
 AXES = ("batch", "height", "width", "channels")
 
 
 def _multiple(path: Path, said: str) -> int:
     # 2 to the number of levels.
     multiple = int(said) if said.isdecimal() and len(said) < 6 else 0
-    if multiple < 1 or multiple & (multiple - 1):
+    if not 1 <= multiple <= MAX_MULTIPLE or multiple & (multiple - 1):
         raise UserError(
-            f"{path}: is not a generator exported by this project (multiple = {said!r} is no power of 2)"
+            f"{path}: is not a generator exported by this project (multiple = {said!r} is no power of 2, or "
+            f"above {MAX_MULTIPLE})"
         )
     return multiple
 

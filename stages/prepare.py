@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ REPORT, PICTURE = Path("reports/data.json"), Path("reports/data.png")
 UNUSABLE = Path("reports/unusable.csv")
 # Beside data/pairs, so that what is done there can be moved; what an interrupted run left is gone on with.
 UNFINISHED = ".prepare"
-# Of the pixels, so that a few bright ones hide nothing.
-DARK_SHARE = 0.999
+# Of the pixels, so that a few bright ones hide nothing. Of 8 bits more: masks of small things are not dark.
+DARK_SHARE, DARK_SHARE_8_BITS = 0.99, 0.999
 
 
 @dataclass
@@ -90,7 +90,11 @@ def prepare(params: Params) -> None:
         _check(done, rule, params)
         findings = done.collector.findings(lambda place: work.read(*place))
         columns = recipe.input.heading("input"), recipe.target.heading("target")
-        pictures = check_pictures.draw(findings, done.names, work.read, recipe.image_px, columns)
+        told = {
+            "a dark side": list(_dark(done, recipe).values()),
+            "not usable": [f"{reject.file}: {reject.reason}" for reject in done.rejects],
+        }
+        pictures = check_pictures.draw(findings, done.names, work.read, recipe.image_px, columns, told)
         save_picture(PICTURE, pictures)
         write_json(REPORT, _report(params, recipe, found.layout, rule, done, findings))
     _put_in_place(unfinished, params, recipe)
@@ -145,6 +149,7 @@ def _check(done: Done, rule: str, params: Params) -> None:
 def _report(
     params: Params, recipe: Recipe, layout: str, rule: str, done: Done, findings: Findings
 ) -> dict[str, Any]:
+    dark = _dark(done, recipe)
     return {
         "dataset": params.dataset.name,
         "layout": layout,
@@ -155,7 +160,7 @@ def _report(
         "range_input": recipe.input.said_range,
         "range_target": recipe.target.said_range,
         **pairs.summary(done.tallies, done.sizes, done.rejects, rule, recipe),
-        "checks": findings.report(),
+        "checks": {**findings.report(), "dark": {"count": len(dark), "named": dark}},
         "colours": done.collector.colours(),
     }
 
@@ -176,23 +181,25 @@ def _put_in_place(unfinished: Path, params: Params, recipe: Recipe) -> None:
     shutil.rmtree(unfinished)
 
 
-def _dark(done: Done, recipe: Recipe) -> Iterator[str]:
-    """Sides whose values hardly leave zero: 12 bits stored in 16, say."""
+def _dark(done: Done, recipe: Recipe) -> dict[str, str]:
+    """What is said of sides whose values hardly leave zero: class indices, say, or 12 bits stored in 16."""
+    found = {}
     for name, side in (("input", recipe.input), ("target", recipe.target)):
-        if side.dtype == "uint8" or side.range != "full" or side.classes:
+        if side.range != "full" or side.classes:
             continue
         levels = list(done.collector.colours()[name]["histogram"].values())
-        if sum(levels[: len(levels) // 4]) >= DARK_SHARE:
-            yield (
+        if sum(levels[: len(levels) // 4]) >= (DARK_SHARE_8_BITS if side.dtype == "uint8" else DARK_SHARE):
+            found[name] = (
                 f"the {name} is dark: its values stay below a quarter of {side.white:g}; "
                 f"prepare.range_{name} = percentiles would use what they span"
             )
+    return found
 
 
 def _say(done: Done, recipe: Recipe, findings: Findings, rule: str, rate: float) -> None:
     for reject in done.rejects[:10]:
         log.warning("unusable: %s %s", reject.file, reject.reason)
-    for line in [*findings.warnings(), *_dark(done, recipe)]:
+    for line in [*findings.warnings(), *_dark(done, recipe).values()]:
         log.warning("%s", line)
     counts = ", ".join(f"{tally.pairs} {split}" for split, tally in done.tallies.items())
     log.info("%s pairs (%s; %.0f a second); see %s", counts, rule, rate, PICTURE)

@@ -156,7 +156,7 @@ def test_the_largest_file_is_prepares_to_say() -> None:
     large = np.zeros((300, 300, 3), np.float32)
     np.save(Path("data/raw/A/000.npy"), large)
     prepare(params(max_bad_share=0.1, max_file_mb=1))
-    reason = "has 1 MB, more than prepare.max_file_mb = 1 allows"
+    reason = "has 1.1 MB, more than prepare.max_file_mb = 1 allows"
     assert read_json("reports/data.json")["rejects"] == {"A/000.npy": reason}
     prepare(params(max_bad_share=0.1, max_file_mb=2))
     reason = "its sides differ in size: A 300×300, B 50×40"

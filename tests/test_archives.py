@@ -153,7 +153,8 @@ HOSTILE_TAR = {
     "a letter in two spellings": ([member("é.jpg"), member("e\u0301.jpg")], "upper and lower case only"),
     "escape sequence": ([member("a\x1b[2Jb.jpg")], "'a\\x1b[2Jb.jpg' has a name that is not plain text"),
     "direction turned": ([member("a\u202egpj.exe.jpg")], "not plain text"),
-    "depth that no disk takes": ([member("a/" * 4000 + "b.jpg")], "does not take"),
+    "depth": ([member("a/" * 32 + "b.jpg")], "lies in more than 31 folders"),
+    "depth that no disk takes": ([member("a/" * 4000 + "b.jpg")], "lies in more than 31 folders"),
     "name that is no text": ([member("a\udcff.jpg")], "not plain text"),
     "sparse file": ([sparse("a.jpg")], "is a sparse file"),
     "name of 300 letters": ([member("n" * 300)], "does not take"),
@@ -189,6 +190,7 @@ HOSTILE_ZIP = {
     "drive": ([zipfile.ZipInfo("C:/evil.jpg")], "Windows drive"),
     "symbolic link": ([unix_zip("a", stat.S_IFLNK | 0o777)], "is a link"),
     "device": ([unix_zip("a", stat.S_IFCHR | 0o666)], "is a device or a pipe"),
+    "depth": ([zipfile.ZipInfo("a/" * 1000 + "b.jpg")], "lies in more than 31 folders"),
     "same name twice": ([zipfile.ZipInfo("a.jpg"), zipfile.ZipInfo("a.jpg")], "second time"),
     "upper and lower case": ([zipfile.ZipInfo("a.jpg"), zipfile.ZipInfo("A.jpg")], "lower case only"),
     "escape sequence": ([zipfile.ZipInfo("a\x1b[2J.jpg")], "not plain text"),
@@ -230,6 +232,16 @@ def test_too_many_members_are_refused(tmp_path: Path, pack: Callable[[Path, dict
     line = r"'10\.jpg' is one more than" if pack is tar_of_files else r"a: holds more than"
     with pytest.raises(UserError, match=f"{line} the 10 members allowed"):
         extract(archive, tmp_path / "out", max_members=10)
+
+
+@pytest.mark.parametrize("pack", [tar_of_files, zip_of_files])
+def test_too_many_folders_are_refused_although_no_member_is_one(
+    tmp_path: Path, pack: Callable[[Path, dict[str, bytes]], Path]
+) -> None:
+    archive = pack(tmp_path / "a", {f"{letter}{'/a' * 10}/1.jpg": b"" for letter in "abc"})
+    assert extract(archive, tmp_path / "all", max_members=33) == 3
+    with pytest.raises(UserError, match=r"1\.jpg' takes one more than the 32 folders allowed"):
+        extract(archive, tmp_path / "out", max_members=32)
 
 
 @pytest.mark.parametrize("claimed", [1_000_000 & 0xFFFF, 7])

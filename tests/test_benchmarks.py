@@ -14,7 +14,7 @@ import torch
 from ruamel.yaml import YAML
 from torch.autograd import DeviceType
 
-from benchmarks import limits, pipeline, sweep
+from benchmarks import limits, pipeline, prepare_scale, sweep
 from benchmarks.alternating import alternate
 from benchmarks.ours import Shape, Way, recipe
 from pix2pix import images, onnx_export, synthetic
@@ -114,6 +114,13 @@ def test_checks_of_the_data_find_faults_that_are_planted(tmp_path: Path) -> None
         "  target moved by 5%: edges of 20 pairs: the target lies 4.7% of the width to the right"
         in done.stdout
     )
+
+
+def test_many_pairs_are_prepared_killed_and_gone_on_with() -> None:
+    few, many, resumed, taken_over = prepare_scale.measure(100, 1200)
+    assert (few.pairs, many.pairs, resumed.pairs) == (100, 1200, 1200)
+    assert all(run.seconds > 0 and run.peak_mb > 10 for run in (few, many, resumed))
+    assert 0 < taken_over < 1200
 
 
 # --- a training, its data and its limits ---------------------------------------------------------------

@@ -64,6 +64,21 @@ def test_the_same_pair_at_another_size_and_saved_again_is_a_leak() -> None:
     assert findings.report()["leaks"]["count"] == len(findings.leaks)
 
 
+def test_many_copies_in_training_hide_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_checks, "COMPARED", 5)
+    first, *others = drawn(8)
+    pairs = train([first] * 20 + others)
+    for index, (source, target) in enumerate(others[:3]):
+        pairs["test", str(index)] = (again(source, 128, 90), again(target, 128, 90))
+    findings = found(pairs)
+    assert {twins.second for twins in findings.leaks} == {("test", str(index)) for index in range(3)}
+    assert len(findings.duplicates) == 5
+    assert findings.report()["not_compared"] == {"within a split": 14}
+    assert (
+        findings.warnings()[2] == "not compared: 14 more couples within a split whose hashes are nearly equal"
+    )
+
+
 def test_one_side_alone_in_common_is_no_duplicate() -> None:
     pairs = drawn(10)
     pairs[4] = (pairs[3][0], pairs[4][1])

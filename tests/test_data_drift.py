@@ -80,7 +80,26 @@ def test_colours_are_compared_in_levels_in_spreads_and_by_their_histograms() -> 
     assert found["target"].histograms == pytest.approx(1 / 16)
     assert lines(version(), after)[-1] == (
         "target         r 100.0 → 110.0  g 110.0 → 120.0  b 120.0 → 130.0   "
-        "the mean by +0.50 standard deviations between images; histograms 6.2% apart"
+        "brighter by 10.0 of 255 levels, 50% of what images differ by among themselves; histograms 6.2% apart"
+    )
+    assert lines(version(), after)[-2].endswith("as bright as before; histograms 0.0% apart")
+
+
+def test_a_tint_is_seen_although_the_mean_of_the_channels_stays() -> None:
+    after = version()
+    after["colours"]["input"]["mean"] = {"r": 140.0, "g": 110.0, "b": 80.0}
+    after["colours"]["target"]["mean"] = {"r": 100.0, "g": 110.0, "b": 79.0}
+    said = lines(version(), after)
+    assert "brighter in r by 40.0 of 255 levels, 200% of what images differ by among themselves" in said[-2]
+    assert "darker in b by 41.0 of 255 levels, 205% of what images differ by among themselves" in said[-1]
+
+
+def test_a_size_is_not_called_new_where_the_report_before_may_have_left_it_out() -> None:
+    before = version(source_sizes={f"{px}×{px}": 2 for px in range(20)})
+    said = lines(before, version(source_sizes={"256×256": 25, "1×1": 25}))
+    assert (
+        said[2] == "sizes          50.0% of the pairs come in sizes that are new among the 20 commonest: "
+        "256×256 (25)"
     )
 
 

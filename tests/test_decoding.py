@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 import zlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,16 @@ def png(width: int, height: int, bits: int, colour: int, *chunks: bytes) -> byte
 
 
 def tiff(
-    width: int, height: int, data: bytes, *, strips: int = 1, bits: int = 16, channels: int = 1
+    width: int,
+    height: int,
+    data: bytes,
+    *,
+    strips: int = 1,
+    bits: int = 16,
+    channels: int = 1,
+    compression: int = 8,
 ) -> bytes:
-    """A deflated grey TIFF made by hand, all of whose strips are the same bytes."""
+    """A grey TIFF made by hand, deflated if nothing is said, all of whose strips are the same bytes."""
     rows = -(-height // strips)
 
     def build(offset: int) -> bytes:
@@ -51,7 +59,7 @@ def tiff(
             (256, "I", [width]),
             (257, "I", [height]),
             (258, "H", [bits] * channels),
-            (259, "H", [8]),
+            (259, "H", [compression]),
             (262, "H", [1]),
             (273, "I", [offset] * strips),
             (277, "H", [channels]),
@@ -250,6 +258,8 @@ def test_grey_with_a_profile_of_its_own_stays_grey(tmp_path: Path) -> None:
     assert read.shape == (2, 2, 1)
     # Linear 55/255 is 0.503 in sRGB.
     assert abs(int(read[0, 0, 0]) - 128) <= 1
+    Image.new("LA", (2, 2), (55, 99)).save(tmp_path / "t.png", icc_profile=profile)
+    assert decode(tmp_path / "t.png", "keep")[0, 0].tolist() == [read[0, 0, 0], 99]
 
 
 @pytest.mark.parametrize("truth", [".png", ".tif", ".npy", ".jpg", ".webp", ".bmp"])
@@ -287,6 +297,14 @@ def test_class_indices_are_read_from_grey_palettes_and_arrays(tmp_path: Path) ->
         decode_classes(tmp_path / "n.npy", 20)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_indices_of_few_bits_are_those_that_are_stored(tmp_path: Path, bits: int) -> None:
+    row = bytes([0]) + bytes([0b00011011] * bits)
+    (tmp_path / "a.png").write_bytes(png(8, 2, bits, 0, chunk(b"IDAT", zlib.compress(row * 2))))
+    stored = {1: [0, 0, 0, 1, 1, 0, 1, 1], 2: [0, 1, 2, 3] * 2, 4: [1, 11] * 4}[bits]
+    assert decode_classes(tmp_path / "a.png", 2**bits)[..., 0].tolist() == [stored] * 2
+
+
 def test_what_holds_colours_or_fractions_is_no_map_of_classes(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     np.save(tmp_path / "a.npy", np.zeros((2, 2), np.float32))
@@ -311,6 +329,14 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "a.npy") == "holds complex128 values, which are no samples of an image"
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_an_array_of_the_other_byte_order_is_the_same_image(tmp_path: Path, dtype: str) -> None:
+    np.save(tmp_path / "a.npy", samples(3, dtype).astype(np.dtype(dtype).newbyteorder(">")))
+    read = decode(tmp_path / "a.npy")
+    assert read.dtype == dtype and np.array_equal(read, samples(3, dtype))
+    assert probe(tmp_path / "a.npy") == Kind(5, 7, 3, dtype)
+
+
 def test_an_array_is_never_unpickled(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -328,6 +354,11 @@ def test_shapes_that_are_no_image_are_refused(tmp_path: Path) -> None:
         ((2, 2, 2, 2), f"has the shape (2, 2, 2, 2); {expected}"),
         ((0, 4), "holds no pixels"),
         ((4, 4, 0), "holds no pixels"),
+        (
+            (3, 64, 64),
+            "has the shape (3, 64, 64), which looks like [channels, height, width]; save it as "
+            "[height, width, channels]",
+        ),
     ):
         np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
         assert refusal(tmp_path / "a.npy") == said
@@ -358,7 +389,7 @@ def test_a_pipe_called_like_an_image_is_not_waited_for(tmp_path: Path) -> None:
 def test_a_file_or_an_image_beyond_the_limits_is_refused(tmp_path: Path) -> None:
     images.write_image(tmp_path / "a.npy", samples(1, "float32", 600, 500))
     assert refusal(tmp_path / "a.npy", limits=Limits(max_file_mb=1)) == (
-        "has 1 MB, more than prepare.max_file_mb = 1 allows"
+        "has 1.3 MB, more than prepare.max_file_mb = 1 allows"
     )
     for suffix in (".png", ".tif", ".npy", ".jpg", ".webp", ".bmp"):
         file = tmp_path / f"a{suffix}"
@@ -438,6 +469,43 @@ except UnreadableImage as refused:
     )
     assert said in done.stdout
     assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "encode"),
+    [
+        ("JPEG2000", 34712, imagecodecs.jpeg2k_encode),
+        ("PNG", 34933, imagecodecs.png_encode),
+        ("JPEGXL", 50002, imagecodecs.jpegxl_encode),
+        ("JPEGXR", 34934, imagecodecs.jpegxr_encode),
+        ("WEBP", 50001, lambda grey: imagecodecs.webp_encode(np.zeros((*grey.shape, 3), np.uint8))),
+        ("LERC", 34887, imagecodecs.lerc_encode),
+        ("JPEG", 7, lambda grey: imagecodecs.jpeg8_encode(grey.astype(np.uint8))),
+        ("12345", 12345, lambda grey: b"a code of somebody's own"),
+    ],
+)
+def test_a_tiff_whose_compression_brings_a_size_of_its_own_is_refused_by_name(
+    tmp_path: Path, name: str, number: int, encode: Callable[[Samples], bytes]
+) -> None:
+    inner = encode(np.zeros((400, 400), np.uint16))
+    file = tmp_path / "a.tif"
+    file.write_bytes(tiff(16, 16, inner, compression=number))
+    for read in (decode, probe):
+        with pytest.raises(UnreadableImage) as refused:
+            read(file, limits=Limits(max_pixels=1000))
+        assert str(refused.value) == (
+            f"is compressed as {name}, which may hold more pixels than the file says; save it with LZW, "
+            "deflate or no compression"
+        )
+
+
+@pytest.mark.parametrize("compression", ["lzw", "zlib", "packbits", "lzma", "zstd", None])
+def test_compressions_that_stay_within_the_size_of_the_file_are_read(
+    tmp_path: Path, compression: str | None
+) -> None:
+    deep = samples(3)
+    tifffile.imwrite(tmp_path / "a.tif", deep, photometric="rgb", compression=compression)
+    assert np.array_equal(decode(tmp_path / "a.tif"), deep)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])

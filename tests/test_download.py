@@ -68,9 +68,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         if word.startswith("to "):
-            self.send_response(302)
-            self.send_header("Location", word.removeprefix("to "))
-            self.end_headers()
+            self._lead_to(word.removeprefix("to "))
             return
         start = self._start()
         self.send_response(206 if start else 200)
@@ -101,6 +99,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Whether the client has it already, as servers judge: by the ETag where it gives one."""
         etag, changed = self.headers.get("If-None-Match"), self.headers.get("If-Modified-Since")
         return (etag or changed) in self.server.validators.values()
+
+    def _lead_to(self, place: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", place.removesuffix(", no end"))
+        self.end_headers()
+        while place.endswith(", no end"):
+            self.wfile.write(BODY)
 
     def _start(self) -> int:
         """The first byte that is asked for, if the file is still the one the client means."""
@@ -513,16 +518,37 @@ def test_server_that_drips_is_given_up(site: Site, monkeypatch: pytest.MonkeyPat
 )
 def test_redirect_to_another_scheme_is_not_followed(site: Site, cache: Path, scheme: str) -> None:
     site.script = [f"to {scheme}"]
-    with pytest.raises(UserError, match=r"cannot be asked|answered 302") as caught:
+    with pytest.raises(
+        UserError, match=r"cannot be asked \(it leads to .*, which is not on the web\)"
+    ) as caught:
         fetch({site.url: None})
     assert caught.value.exit_status == 2 and left_in(cache) == set()
 
 
 def test_redirect_without_end_is_not_followed_to_it(site: Site, cache: Path) -> None:
     site.script = [f"to {site.url}"] * 100
-    with pytest.raises(UserError, match=r"cannot be asked \(Exceeded 30 redirects"):
+    with pytest.raises(UserError, match=r"cannot be asked \(more than 10 redirects\)"):
         fetch({site.url: None})
-    assert left_in(cache) == set()
+    assert left_in(cache) == set() and len(site.asked) == 11
+
+
+def test_what_comes_with_a_redirect_is_not_read(site: Site) -> None:
+    site.script = [f"to {site.url}, no end"]
+    assert fetch({site.url: None}, attempts=1).read_bytes() == BODY
+    assert len(site.asked) == 2
+
+
+@pytest.mark.parametrize("target", ["http://[", "http://\udcff", "https://"])
+def test_redirect_to_no_address_is_one_line(site: Site, cache: Path, target: str) -> None:
+    site.script = [f"to {target}".encode(errors="surrogateescape").decode("latin1")]
+    with pytest.raises(UserError, match=r"cannot be asked \(") as caught:
+        fetch({site.url: None})
+    assert caught.value.exit_status == 2 and left_in(cache) == set()
+
+
+def test_relative_redirect_is_followed(site: Site) -> None:
+    site.script = ["to ../elsewhere/ä.tar.gz".encode().decode("latin1")]
+    assert fetch({site.url: None}, attempts=1).read_bytes() == BODY
 
 
 def test_page_in_the_place_of_an_archive_is_not_kept(site: Site, cache: Path) -> None:

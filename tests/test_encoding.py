@@ -320,3 +320,19 @@ def test_prepared_pairs_are_files_that_other_programs_open(tmp_path: Path) -> No
         file = tmp_path / f"a{images.lossless_suffix(channels, dtype)}"
         images.write_image(file, (np.random.default_rng(0).random((4, 6, channels)) * 9).astype(dtype))
         assert Image.open(file).mode == mode
+
+
+def test_transparency_that_was_kept_is_seen_as_a_checkerboard() -> None:
+    side = Encoding(4, "uint8", "keep")
+    samples = np.full((2, 16, 16, 4), (255, 0, 0, 0), np.uint8)
+    samples[:, :8, :, 3] = 255
+    picture = side.picture(samples)
+    assert picture.shape == (2, 16, 16, 3)
+    assert (picture[:, :8] == (255, 0, 0)).all()
+    assert picture[0, 8, [0, 7, 8, 15], 0].tolist() == [200, 200, 240, 240]
+    assert side.heading("input") == "input (transparent: chequered)"
+    # Metrics are of the channels as they are.
+    assert (side.rgb(samples) == (255, 0, 0)).all()
+    infrared = Encoding(4, "uint8")
+    assert (infrared.picture(samples) == (255, 0, 0)).all()
+    assert infrared.heading("input") == "input (channels 1 to 3 of 4)"

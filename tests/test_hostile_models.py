@@ -243,7 +243,7 @@ def foreign(path: Path, multiple: str = "32", kind: int = TensorProto.UINT8, axe
     return path
 
 
-@pytest.mark.parametrize("multiple", ["", "0", "-32", "48", "many", "1e3", "1" + "0" * 4000])
+@pytest.mark.parametrize("multiple", ["", "0", "-32", "48", "2048", "65536", "many", "1e3", "1" + "0" * 4000])
 def test_a_multiple_that_is_none_is_named(tmp_path: Path, multiple: str) -> None:
     with pytest.raises(UserError, match=r"is not a generator exported by this project \(multiple = "):
         Translator(foreign(tmp_path / "g.onnx", multiple))

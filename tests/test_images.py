@@ -366,3 +366,26 @@ def test_names_with_other_letters_than_english_ones_are_drawn() -> None:
     cell = np.zeros((64, 64, 3), np.uint8)
     drawn = [images.labelled_grid(["a"], [[cell]], [name]) for name in ("ü", "é", "я", "\uffff")]
     assert all((one[:, :20] != drawn[-1][:, :20]).any() for one in drawn[:-1])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("method", ["area", "bicubic"])
+def test_what_is_transparent_lends_no_colour_to_what_is_seen(dtype: str, method: str) -> None:
+    full = 1 if dtype == "float32" else np.iinfo(dtype).max
+    pixels = np.zeros((12, 12, 4), dtype)
+    pixels[:, :5] = (full, 0, 0, full)
+    # Hidden.
+    pixels[:, 5:] = (0, full, 0, 0)
+    resized = images.resize(pixels, 4, 4, method, has_alpha=True)
+    assert resized.dtype == dtype and resized.shape == (4, 4, 4)
+    assert np.allclose(resized[:, :2, :3], (full, 0, 0), atol=full / 1000)
+    assert np.array_equal(resized[..., 3], images.resize(pixels, 4, 4, method)[..., 3])
+    assert 0 < resized[0, 1, 3] < full
+    assert np.array_equal(resized[:, 3, :3], np.broadcast_to(pixels[0, 11, :3], (4, 3)))
+    assert images.resize(pixels, 4, 4, method)[0, 1, 1] > 0
+
+
+def test_a_text_panel_is_as_large_as_its_words() -> None:
+    small, large = images.text_panel("a", ["b"]), images.text_panel("a", ["b", "c" * 80])
+    assert small.shape[0] < large.shape[0] and small.shape[1] < large.shape[1]
+    assert small.min() < 100

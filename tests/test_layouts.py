@@ -38,6 +38,16 @@ LAYOUTS: dict[str, dict[tuple[str | None, str], tuple[str, ...]]] = {
         ("test", "2"): ("test/2.jpg",),
     },
     "validation in words, capitals": {("val", "1"): ("Validation/1.jpg",), ("train", "1"): ("TRAIN/1.jpg",)},
+    "training, testing and dev": {
+        ("train", "1"): ("training/1.jpg",),
+        ("val", "1"): ("dev/1.jpg",),
+        ("test", "1"): ("testing/1.jpg",),
+    },
+    "valid and eval joined to sides": {
+        ("train", "1"): ("trainingA/1.jpg", "trainingB/1.jpg"),
+        ("val", "1"): ("validA/1.jpg", "validB/1.jpg"),
+        ("val", "2"): ("eval_A/2.jpg", "eval_B/2.jpg"),
+    },
     "two folders": {(None, "1"): ("A/1.jpg", "B/1.jpg"), (None, "2"): ("A/2.jpg", "B/2.jpg")},
     "two folders, other formats": {(None, "1"): ("A/1.jpg", "B/1.png"), (None, "2"): ("A/2.TIF", "B/2.webp")},
     "sides in splits": {
@@ -372,7 +382,7 @@ def test_a_row_without_a_split_among_rows_with_one_is_rejected(tmp_path: Path) -
         ("pairs.csv", ["a;b", "1.png;2.png"], ": separates its columns by ';'; save it with commas"),
         ("pairs.csv", ["a,b", "1.png"], " line 2: has 1 values for 2 columns"),
         ("pairs.csv", ["a,b", "1.png, "], " line 2: b = ' ': must be the path of an image"),
-        ("pairs.csv", ["a,b,split", "1.png,2.png,dev"], " line 2: split = 'dev': must be train, val, "),
+        ("pairs.csv", ["a,b,split", "1.png,2.png,extra"], " line 2: split = 'extra': must be train, "),
         ("pairs.jsonl", ['{"a": "1.png", "b": 2}'], " line 1: b = 2: must be the path of an image"),
         ("pairs.jsonl", ["", "[1]"], " line 2: is not an object like "),
         ("pairs.jsonl", ["{"], " line 1: is not JSON ("),

@@ -1,7 +1,9 @@
 """`pix2pix init-dataset`: what it says of somebody's data is so, and its preset is laid and valid."""
 
+import errno
 import shutil
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +258,92 @@ def test_grey_class_indices_are_known_drawn_in_colours_and_made_classes(data: Pa
     assert params.load().prepare.classes == most + 1
 
 
+@pytest.mark.parametrize("void", [False, True])
+def test_class_indices_of_the_target_get_a_range_and_are_said_to_be_levels(data: Path, void: bool) -> None:
+    for index, (photo, labels) in enumerate(drawn_pairs()):
+        numbers = indices_of(labels) % 9
+        if void:
+            numbers[:4] = 255
+        save(data / "input" / f"{index}.png", photo)
+        save(data / "target" / f"{index}.png", numbers)
+    done = own_data.init_dataset(str(data))
+    said = "0 to 8 and 255" if void else "0 to 8"
+    assert done.lines[3].endswith(f"looks like class indices, {said} in a sample")
+    levels = (
+        "          the target's class indices are learned as levels, spread by prepare.range_target: "
+        "percentiles; prepare.classes is for the input"
+    )
+    assert done.lines[6:] == (
+        (levels, "          255 leaves the target's others dark; 9 would not") if void else (levels,)
+    )
+    prepare = written()["prepare"]
+    assert (prepare["classes"], prepare["range_target"], prepare["resize_target"]) == (
+        0,
+        "percentiles",
+        "nearest",
+    )
+
+
+def test_class_indices_of_the_input_with_255_among_them_make_256_classes(data: Path) -> None:
+    for index, (photo, labels) in enumerate(drawn_pairs()):
+        numbers = indices_of(labels) % 9
+        numbers[:4] = 255
+        save(data / "A" / f"{index}.png", numbers)
+        save(data / "B" / f"{index}.png", photo)
+    done = own_data.init_dataset(str(data))
+    assert done.lines[-1] == "          255 makes the input 256 classes; 9 in its place would make 10"
+    assert written()["prepare"]["classes"] == 256
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+def test_black_and_white_masks_are_no_class_indices(data: Path, dtype: Any) -> None:
+    for index, (photo, labels) in enumerate(drawn_pairs()):
+        mask = indices_of(labels) > 4
+        save(data / "A" / f"{index}.png", mask if dtype is bool else mask.astype(np.uint8) * 255)
+        save(data / "B" / f"{index}.png", photo)
+    assert "class indices" not in "".join(own_data.init_dataset(str(data)).lines)
+    assert written()["prepare"]["classes"] == 0
+
+
+def test_of_large_pairs_only_small_pictures_are_kept(data: Path) -> None:
+    for index in range(24):
+        for side in "AB":
+            save(data / side / f"{index}.png", np.full((600, 800, 3), index * 9, np.uint8))
+    tracemalloc.start()
+    own_data.init_dataset(str(data))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # As they are they would take 69 MB; one takes 12 as floats while it is looked at.
+    assert peak < 45_000_000
+
+
+def test_limits_are_those_of_the_params(data: Path) -> None:
+    two_folders(data)
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(
+        text.replace("max_pixels: 100000000", "max_pixels: 4000"), encoding="utf-8"
+    )
+    assert "claims 64×64 px, more than prepare.max_pixels = 4,000 allows" in refusal(data)
+
+
+def test_a_full_temporary_folder_is_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "own.tar"
+    two_folders(data)
+    with tarfile.open(archive, "w") as tar:
+        tar.add(data, "wrapped")
+
+    def fill(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pix2pix.archives.extract", fill)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert refusal(archive) == (
+        f"{tmp_path}: No space left on device; set TMPDIR to a folder with room for all that is in {archive}"
+    )
+
+
 def test_dark_grey_photos_are_no_class_indices(data: Path) -> None:
     noise = np.random.default_rng(0)
     for index in range(4):
@@ -267,7 +355,29 @@ def test_dark_grey_photos_are_no_class_indices(data: Path) -> None:
     assert images.read_rgb(done.picture)[60:180, 290:430].max() <= 60
 
 
-@pytest.mark.parametrize(("height", "width", "said"), [(64, 128, "[64, 128]"), (160, 64, "[160, 64]")])
+@pytest.mark.parametrize(
+    ("height", "width", "said"),
+    [
+        (
+            64,
+            128,
+            "2 times as wide as high; prepare.image_px: [64, 128] (height, width) keeps their shape, in a "
+            "network of the same 6 levels",
+        ),
+        (
+            160,
+            64,
+            "2.5 times as high as wide; prepare.image_px: [160, 64] (height, width) keeps their shape, in a "
+            "network of 5 levels instead of 6",
+        ),
+        (
+            180,
+            128,
+            "1.4 times as high as wide; prepare.image_px: [192, 128] (height, width) keeps their shape, in "
+            "a network of 6 levels instead of 7",
+        ),
+    ],
+)
 def test_rectangles_become_squares_and_the_line_says_what_keeps_their_shape(
     data: Path, height: int, width: int, said: str
 ) -> None:
@@ -275,8 +385,8 @@ def test_rectangles_become_squares_and_the_line_says_what_keeps_their_shape(
         for side, pixels in (("A", labels), ("B", photo)):
             save(data / side / f"{index}.png", images.resize(pixels, height, width, "nearest"))
     done = own_data.init_dataset(str(data))
-    assert written()["prepare"]["image_px"] == 64
-    assert f"prepare.image_px: {said} (height, width) keeps their shape" in done.lines[-1]
+    assert written()["prepare"]["image_px"] == min(height, width)
+    assert done.lines[-1] == f"          squares, although the images are {said}"
 
 
 def test_an_archive_is_looked_at_without_leaving_anything(

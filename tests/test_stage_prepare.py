@@ -182,6 +182,22 @@ def test_a_few_unusable_pairs_are_named_and_the_rest_prepared(caplog: pytest.Log
     assert sum(split["pairs"] for split in report()["splits"].values()) == 39
     assert f"unusable: odd.png {reasons[1]}" in caplog.text
     assert not list(PAIRS.rglob("007.png"))
+    panel = images.text_panel(
+        "not usable", [f"{file}: {reason}" for file, reason in report()["rejects"].items()]
+    )
+    assert np.array_equal(images.read_rgb(PICTURE)[-len(panel) :, : panel.shape[1]], panel)
+
+
+def test_the_picture_names_the_first_of_many_unusable_files_and_cuts_long_names() -> None:
+    write_pairs(40)
+    names = ["a" * 200, *(f"b{index:02}" for index in range(11))]
+    for name in names:
+        images.write_png(RAW / f"{name}.png", both(0)[:, :63])
+    prepare(params(max_bad_share=0.5))
+    reason = ".png: has an odd width of 63 px, so it has no two equal halves"
+    lines = ["a" * 150 + "…", *(name + reason for name in names[1:10]), "and 2 more"]
+    panel = images.text_panel("not usable", lines)
+    assert np.array_equal(images.read_rgb(PICTURE)[-len(panel) :, : panel.shape[1]], panel)
 
 
 def test_files_that_are_no_pairs_count_as_unusable_and_hidden_ones_do_not() -> None:
@@ -332,7 +348,10 @@ def test_12_bits_in_16_are_said_to_be_dark_unless_their_range_is_measured(
 ) -> None:
     for index in range(30):
         photo, labels = synthetic.draw_pair(seed=1, index=index, image_px=64)
-        for side, pixels in (("A", labels), ("B", photo.astype(np.uint16) * 16)):
+        deep = photo.astype(np.uint16) * 16
+        # Of 4096, a few that are saturated.
+        deep[:2, :10] = 65535
+        for side, pixels in (("A", labels), ("B", deep)):
             (RAW / side).mkdir(parents=True, exist_ok=True)
             images.write_image(RAW / side / f"{index}.tif", pixels)
     prepare(params(image_px=64, range_target=range_))
@@ -341,6 +360,24 @@ def test_12_bits_in_16_are_said_to_be_dark_unless_their_range_is_measured(
         "would use what they span"
     )
     assert (line in caplog.messages) == (range_ == "full")
+    named = {"target": line} if range_ == "full" else {}
+    assert report()["checks"]["dark"] == {"count": len(named), "named": named}
+    panel = images.text_panel("a dark side", [line])
+    bottom = images.read_rgb(PICTURE)[-len(panel) :, : panel.shape[1]]
+    assert np.array_equal(bottom, panel) == (range_ == "full")
+
+
+def test_targets_that_hold_class_indices_are_said_to_be_dark(caplog: pytest.LogCaptureFixture) -> None:
+    for index in range(30):
+        photo, labels = synthetic.draw_pair(seed=1, index=index, image_px=64)
+        for side, pixels in (("A", photo), ("B", labels[..., :1] % 9)):
+            (RAW / side).mkdir(parents=True, exist_ok=True)
+            images.write_image(RAW / side / f"{index}.png", pixels)
+    prepare(params(image_px=64))
+    assert [line for line in caplog.messages if "is dark" in line] == [
+        "the target is dark: its values stay below a quarter of 255; prepare.range_target = percentiles "
+        "would use what they span"
+    ]
 
 
 # --- one line ----------------------------------------------------------------------------------------
