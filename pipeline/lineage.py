@@ -1,4 +1,4 @@
-"""Where a result comes from: the project's home, git, environment. Observes, decides nothing."""
+"""Where a result comes from: the project's home, git, dvc.lock, environment. Observes, decides nothing."""
 
 import os
 import platform
@@ -9,8 +9,10 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from pix2pix.files import sha256_json
+from pix2pix.files import sha256_file, sha256_json
 from pix2pix.params import PARAMS_FILE, read_yaml
+
+LOCK_TAG = "dvc_lock_sha256"
 
 
 @cache
@@ -36,6 +38,7 @@ def tags() -> dict[str, str]:
     found = {
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": _dirty(),
+        LOCK_TAG: sha256_file(Path("dvc.lock")) if Path("dvc.lock").exists() else "",
         "environment_sha256": environment_sha256(),
         **machine(),
     }

@@ -98,7 +98,7 @@ def register(
             version = _create(mlflow, name, run_id, tags, card)
         else:
             _refuse_lost(client, name, version)
-            _update(client, name, version, metrics, card)
+            _update(client, name, version, run_id, metrics, card)
         candidate = _Candidate(client, name, version, metrics, gate.Policy.of(params.registry), measure)
         done = _judge(candidate)
         done = replace(done, created=created)
@@ -203,13 +203,17 @@ def _refuse_lost(client: Any, name: str, number: str) -> None:
     raise UserError(f"{name} version {number}: its file is gone from {place}; {remedy}")
 
 
-def _update(client: Any, name: str, version: str, metrics: Mapping[str, Any], card: str) -> None:
+def _update(client: Any, name: str, version: str, run_id: str, metrics: Mapping[str, Any], card: str) -> None:
     """The same file may have been measured anew, by other features or on other pairs."""
     known = client.get_model_version(name, version)
-    tags = {"split_sha256": metrics["split_sha256"], "metrics": _compact(metrics)}
+    # dvc writes the lock after the stages; the call after dvc sees the final one.
+    lock = {key: value for key, value in lineage.tags().items() if key == lineage.LOCK_TAG}
+    tags = {"split_sha256": metrics["split_sha256"], "metrics": _compact(metrics), **lock}
     for key, value in tags.items():
         if known.tags.get(key) != value:
             client.set_model_version_tag(name, version, key, value)
+    for key, value in lock.items():
+        client.set_tag(run_id, key, value)
     if known.description != card:
         client.update_model_version(name, version, description=card)
 

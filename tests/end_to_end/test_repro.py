@@ -1,6 +1,7 @@
 """`dvc repro` with the real tools: what runs again and what does not, and that bytes repeat."""
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -115,6 +116,7 @@ def test_the_run_in_mlflow_tells_what_the_files_tell(first_run: tuple[Project, o
         "fingerprint",
         "git_commit",
         "git_dirty",
+        "dvc_lock_sha256",
         "data_sha256",
         "environment_sha256",
         "weights_sha256",
@@ -123,6 +125,20 @@ def test_the_run_in_mlflow_tells_what_the_files_tell(first_run: tuple[Project, o
     assert run.data.metrics["test/l1"] == metrics["model"]["l1"]
     assert {"val_l1", "images_per_s", "memory_mb", "lr", "g_l1"} <= set(run.data.metrics)
     assert run.inputs.dataset_inputs[0].dataset.name == "tiny"
+
+
+def test_version_and_run_name_the_lock_that_dvc_has_written_after_them(project: Project) -> None:
+    # As if the stage had just registered: the lock had no entry of it yet.
+    lock = project.root / "dvc.lock"
+    before = lock.read_text()
+    lock.write_text(before.partition("  register:")[0])
+    project.pix2pix("register")
+    lock.write_text(before)
+    project.pix2pix("register")
+    version = champion(project)
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    assert version.tags["dvc_lock_sha256"] == digest
+    assert store(project).get_run(version.run_id).data.tags["dvc_lock_sha256"] == digest
 
 
 # --- what runs again ---------------------------------------------------------------------------------
