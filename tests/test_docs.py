@@ -1,5 +1,6 @@
 """The pages that people read lead where they say."""
 
+import os
 import re
 import subprocess
 import sys
@@ -61,9 +62,12 @@ def test_the_readmes_lines_for_elsewhere_need_only_what_it_says_is_installed(
     Image.fromarray(picture).save(elsewhere / "map.png")
     # What is None there cannot be imported.
     without = "import sys; sys.modules |= dict.fromkeys(('onnx', 'torch', 'pix2pix', 'pipeline'))\n"
+    # Nor what another test's MLflow has left among the variables of this process.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     done = subprocess.run(
-        [sys.executable, "-c", without + lines], cwd=elsewhere, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", without + lines],
+        cwd=elsewhere, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     expected = run_onnx(champion.model, picture[None])[0]
     assert np.array_equal(np.asarray(Image.open(elsewhere / "photo.png")), expected)
