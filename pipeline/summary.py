@@ -28,8 +28,9 @@ def text(params: Params, registered: Registered) -> str:
         model, doing_nothing = metrics["model"][key], metrics["input_as_output"][key]
         floor = metrics["floor"].get(key)
         change = f"{100 * (model / doing_nothing - 1):+.0f} %" if doing_nothing else ""
+        said = f"{note}: worse than its input" if note and model < doing_nothing else note or change
         cells = f"{model:10.4g}{doing_nothing:18.4g}{'' if floor is None else format(floor, '.4g'):>10}"
-        lines.append(f"  {label:26}{cells}   {note or change}")
+        lines.append(f"  {label:26}{cells}   {said}")
     next_step = (
         "pix2pix preset facades-small && dvc repro     # the real CMP Facades"
         if params.dataset.name == EMBEDDED_NAME

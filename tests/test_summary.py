@@ -1,5 +1,7 @@
 """The summary on the terminal: numbers beside their yardsticks, and commands that exist."""
 
+import json
+
 import pytest
 from registry_fixtures import MODEL_NAME, Project
 
@@ -25,6 +27,17 @@ def test_every_number_stands_beside_its_yardsticks(project: Project) -> None:
         "PSNR (dB) 17.25 5.75 higher is better",
         "SSIM 0.625 0.0675 higher is better",
     ]
+
+
+def test_what_is_worse_than_the_input_is_said(project: Project) -> None:
+    project.make("a", 0.25)
+    metrics = project.folder / "reports" / "metrics.json"
+    report = json.loads(metrics.read_text())
+    report["model"]["ssim"] = 0.05
+    metrics.write_text(json.dumps(report))
+    lines = summary.text(project.params(), CHAMPION).splitlines()
+    assert lines[6].endswith("higher is better: worse than its input")
+    assert lines[5].endswith("higher is better")
 
 
 def test_numbers_stand_under_their_headings(project: Project) -> None:
