@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from socket import socket
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -282,6 +283,12 @@ def ui(
     if tracking.store_uri().startswith(("http://", "https://")):
         console.print(f"a server already shows them: {tracking.store_name()}", markup=False)
         return
+    with socket() as taken:
+        # MLflow's server says it among its own lines, and ends as if all were well.
+        if not taken.connect_ex(("127.0.0.1", port)):
+            raise UserError(
+                f"port {port} is taken, by `make servers` perhaps; `pix2pix ui --port {port % 65535 + 1}`"
+            )
     tracking.make_database()
     store = ["--backend-store-uri", tracking.store_uri()]
     command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]

@@ -44,13 +44,22 @@ how far real training images are from real test images. Lower is better, but for
 {metrics_table(metrics)}
 
 The distances use the features of {metrics["features"]["name"]}.
-See test_grid.png and worst.png beside this card.
+Its run in MLflow has test_grid.png and worst.png, under evaluation/.
 
 ## How to load it
 
 ```python
 import mlflow, numpy as np
 {_how_to_load(data, export, name, resampling)}
+```
+
+MLFLOW_TRACKING_URI says where the registry is. Without MLflow, with the file alone, `image` as above:
+
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("generator.onnx", providers=["CPUExecutionProvider"])
+translated = session.run(["translated"], {{"image": image[None]}})[0][0]
 ```
 """
 

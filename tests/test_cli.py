@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -526,3 +527,12 @@ def test_ui_says_where_the_pages_of_a_teams_server_are(
     said = pix2pix("ui")
     assert (said.status, said.stderr) == (0, "")
     assert said.stdout == "a server already shows them: https://ml:***@mlflow.example\n"
+
+
+def test_ui_on_a_port_that_is_taken_is_one_line(folder: Path, pix2pix: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = pix2pix("ui", "--port", str(port))
+    assert (said.status, said.stdout) == (2, "")
+    assert said.stderr.startswith(f"error: port {port} is taken")
+    assert said.stderr.count("\n") == 1

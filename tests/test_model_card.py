@@ -1,12 +1,18 @@
 """The model card: every number of the reports, a function of its arguments alone, short enough for MLflow."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from registry_fixtures import Project, digest
+import torch
+from registry_fixtures import Project, digest, noise
 
 from pipeline import model_card
+from pix2pix import onnx_export
+from pix2pix.generator import Generator
+from pix2pix.translator import Translator
 
 pytest_plugins = ["registry_fixtures"]
 
@@ -127,3 +133,17 @@ def test_a_rectangle_and_other_pixels_are_said_with_the_code_that_loads_them(pla
     text = model_card.write(plain.params(), plain.metrics("a", 0.1709), data, EXPORT)
     assert "7 channels of uint16 in, 1 channel of float32 out" in text
     assert 'np.load("input.npy")' in text and "PIL" not in text
+
+
+def test_the_cards_lines_for_the_file_alone_run_it(plain: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, lines = re.findall(r"^```python\n(.*?)^```", card(plain), re.DOTALL | re.MULTILINE)
+    torch.manual_seed(0)
+    file = plain.folder / "generator.onnx"
+    onnx_export.export(
+        file, Generator(levels=5, channels=2), in_channels=3, opset=20, metadata={"multiple": "32"}
+    )
+    monkeypatch.chdir(plain.folder)
+    image = noise(32, 64)
+    found: dict[str, Any] = {"image": image}
+    exec(lines, found)
+    assert np.array_equal(found["translated"], Translator(file)(image))
