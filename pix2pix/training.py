@@ -27,8 +27,8 @@ from .feed import Feed, in_batches
 from .params import Model, Size, Train, height_width
 from .processes import ALONE, Group
 from .repeated import RepeatedStep, Run, cuda_graph
-from .step import LOSS_NAMES, Objective, learning_rate, set_learning_rate, training_step
-from .training_state import LossWindow, State
+from .step import LOSS_NAMES, Objective, learning_rate, training_step
+from .training_state import LossWindow, State, UnreadLosses
 from .validation import validate, validation_batches
 
 Moment = float | torch.cuda.Event
@@ -129,14 +129,16 @@ def fit(
         state, model, recipe, train, image_px=image_px, device=device, encodings=encodings, group=group
     )
     clock = DataClock(device)
-    live = LossWindow(log_every_steps, device, group)
-    # The number of the first step whose losses were not finite, kept on the device: looking at every
-    # step's losses would make a GPU wait for each of them.
-    first_bad_step = torch.full((), -1, device=device)
+    live = LossWindow(log_every_steps, group)
+    unread = UnreadLosses(live, state.window)
+
+    def read_losses() -> None:
+        unread.read(state.step)
+        _refuse_divergence(unread.first_bad_step, group)
 
     def stop_if_asked() -> None:
         if stop_requested():
-            _refuse_divergence(first_bad_step, group)
+            read_losses()
             _save(state, folder, device, group)
             raise Interrupted(state.step)
 
@@ -149,27 +151,26 @@ def fit(
     for epoch in range(begun, recipe.epochs):
         rows = plan_epoch(len(train.names), _margins(train, image_px), recipe.seed, epoch).rows()
         lr = learning_rate(recipe.lr, epoch, recipe.epochs, recipe.decay_share)
-        for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
-            set_learning_rate(optimizer, lr)
+        state.set_learning_rate(lr)
         state.generator.train()
         batches = in_batches(rows, recipe.batch)[state.step % steps_per_epoch :]
         shares, weights = zip(*(group.share(batch) for batch in batches), strict=True)
         for item, weight in zip(clock.over(train.items(shares)), weights, strict=True):
-            values = step(item, weight) * weight
+            # The product is a copy: the next step may write to the same place.
+            is_due = unread.add(step(item, weight) * weight)
             state.step += 1
-            bad = ~torch.isfinite(values).all() & (first_bad_step < 0)
-            first_bad_step = torch.where(bad, state.step, first_bad_step)
             yield Stepped(state.step, epoch)
-            if means := live.add(values):
-                _refuse_divergence(first_bad_step, group)
+            if is_due:
+                read_losses()
+            if means := live.full():
                 yield LossPoint(state.step, epoch, means, lr, clock.share())
-            if _collect_row(state, state.window.add(values), epoch, lr):
+            if _collect_row(state, state.window.full(), epoch, lr):
                 sign = collapse.discriminator_won(state.loss_rows, recipe.losses_every, recipe.gan_loss)
                 yield from _warned(sign, state, recipe)
             # After the last step of an epoch its validation asks.
             if state.step % steps_per_epoch:
                 stop_if_asked()
-        _refuse_divergence(first_bad_step, group)
+        read_losses()
         done = epoch + 1
         yield from _validation(state, recipe, val, done, device, encodings, stop_if_asked, group)
         if done < recipe.epochs:
@@ -271,8 +272,8 @@ def _warned(message: str | None, state: State, recipe: Train) -> Iterator[Warned
             )
 
 
-def _refuse_divergence(first_bad_step: Tensor, group: Group) -> None:
-    if (step := group.largest(int(first_bad_step))) >= 0:
+def _refuse_divergence(first_bad_step: int, group: Group) -> None:
+    if (step := group.largest(first_bad_step)) >= 0:
         raise Diverged(
             f"training: a loss became NaN or infinite at step {step}; lower train.lr and run it again"
         )

@@ -13,23 +13,26 @@ from .discriminator import Discriminator
 from .generator import Generator
 from .params import Model, Train
 from .processes import ALONE, Group
-from .step import LOSS_NAMES, adam
+from .step import LOSS_NAMES, adam, set_learning_rate
 
 
 class LossWindow:
-    """Mean losses over consecutive windows of steps, summed on the device."""
+    """Mean losses over consecutive windows of steps."""
 
-    def __init__(self, every: int, device: torch.device, group: Group = ALONE) -> None:
+    def __init__(self, every: int, group: Group = ALONE) -> None:
         self.every, self.group = every, group
-        # Apple's devices have no float64; a window's sum does not need it.
-        precise = torch.float32 if device.type == "mps" else torch.float64
-        self.sums = torch.zeros(len(LOSS_NAMES), dtype=precise, device=device)
+        self.sums = torch.zeros(len(LOSS_NAMES), dtype=torch.float64)
         self.steps = 0
 
-    def add(self, values: Tensor) -> dict[str, float] | None:
-        """Count a step; the means when the window is full, else None."""
-        self.sums += values
-        self.steps += 1
+    def add(self, rows: Tensor) -> None:
+        """Count steps, at most as many as are missing: float64 [steps, 4] on the CPU."""
+        # One after the other, or a training cut in two would add up to other last bits.
+        for row in rows:
+            self.sums += row
+        self.steps += len(rows)
+
+    def full(self) -> dict[str, float] | None:
+        """The means when the window is full, emptying it; else None."""
         return self.take() if self.steps == self.every else None
 
     def take(self) -> dict[str, float] | None:
@@ -40,6 +43,38 @@ class LossWindow:
         self.sums.zero_()
         self.steps = 0
         return dict(zip(LOSS_NAMES, means, strict=True))
+
+
+class UnreadLosses:
+    """The losses of the last steps, which stay on the device until a window of them is full.
+
+    Looking at every step's would make a GPU wait for each of them.
+
+    Attributes:
+        first_bad_step: the number of the first step whose losses were not finite, of those read; or -1.
+    """
+
+    def __init__(self, *windows: LossWindow) -> None:
+        self.first_bad_step = -1
+        self._windows = windows
+        self._rows: list[Tensor] = []
+
+    def add(self, losses: Tensor) -> bool:
+        """Note a step's losses, [4], which nobody else may write to; whether they fill a window."""
+        self._rows.append(losses)
+        return any(window.steps + len(self._rows) == window.every for window in self._windows)
+
+    def read(self, step: int) -> None:
+        """Count all of them in the windows; `step` is the number of the last one."""
+        if not self._rows:
+            return
+        rows = torch.stack(self._rows).cpu().double()
+        self._rows.clear()
+        bad = ~rows.isfinite().all(1)
+        if self.first_bad_step < 0 and bad.any():
+            self.first_bad_step = step - len(rows) + 1 + int(bad.nonzero()[0])
+        for window in self._windows:
+            window.add(rows)
 
 
 @dataclass
@@ -70,6 +105,11 @@ class State:
             found += [value for moments in optimizer.state.values() for value in moments.values()]
         return found
 
+    def set_learning_rate(self, lr: float) -> None:
+        """Of both networks."""
+        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+            set_learning_rate(optimizer, lr)
+
     def to_checkpoint(self, device: torch.device, group: Group = ALONE) -> dict[str, Any]:
         """As plain tensors and numbers; every process of the group takes part."""
         saved = {name: getattr(self, name).state_dict() for name in self._MODULES}
@@ -93,8 +133,7 @@ class State:
             for settings in optimizer.param_groups:
                 if isinstance(settings["lr"], Tensor):
                     settings["lr"] = settings["lr"].to(device)
-        sums, self.window.steps = saved["window"]
-        self.window.sums = sums.to(device)
+        self.window.sums, self.window.steps = saved["window"]
         if len(saved["random"]) == group.count:
             _set_random_state(saved["random"][group.rank], device)
         else:
@@ -146,5 +185,5 @@ def new_state(
         discriminator,
         adam(generator, recipe),
         adam(discriminator, recipe),
-        LossWindow(recipe.losses_every, device, group),
+        LossWindow(recipe.losses_every, group),
     )

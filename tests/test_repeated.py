@@ -5,20 +5,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from training_fixtures import CONFIG, CPU, MODEL, equal, finished, pairs, recipe, run
+from torch.utils._python_dispatch import TorchDispatchMode
+from training_fixtures import CONFIG, CPU, MODEL, equal, events, finished, pairs, recipe, run
 
 from pix2pix import devices, repeated, training
 from pix2pix.augment import plan_epoch
 from pix2pix.checkpoint import GeneratorConfig
 from pix2pix.encoding import RGB8, Encoding
 from pix2pix.errors import UserError
-from pix2pix.events import Interrupted
+from pix2pix.events import Interrupted, Stepped
 from pix2pix.feed import CachedFeed, Feed, StreamedFeed, in_batches
 from pix2pix.images import write_prepared
 from pix2pix.pair_files import PairFiles
@@ -92,6 +94,42 @@ def test_nothing_that_a_recording_reads_or_writes_moves(tmp_path: Path, recorded
 
 NOT_PERMITTED = RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore of it")
 EXHAUSTED = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+class Told(TorchDispatchMode):
+    """What torch is told to do, but for views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), keywords: dict[str, Any] | None = None
+    ) -> Any:
+        if not function.is_view:
+            self.names.append(function.__name__.partition(".")[0])
+        return function(*arguments, **(keywords or {}))
+
+
+def test_beside_its_replay_a_step_copies_its_item_and_its_losses_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would be a kernel that the host tells a GPU of, and all together a share of the step."""
+
+    def record(run: Run) -> Run:
+        run()
+        return lambda: None
+
+    monkeypatch.setattr(training, "repeated_step", partial(repeated_step, record=record))
+    train = recipe(epochs=1, losses_every=100)
+    told: list[list[str]] = []
+    seen = events(tmp_path, train, feeds=(pairs(8, 36), pairs(3, 32)), log_every=100)
+    with Told() as mode:
+        for event in seen:
+            if isinstance(event, Stepped):
+                told.append(mode.names[:])
+                mode.names.clear()
+    assert told[1:] == [["copy_", "mul"]] * 7
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def events(
     feeds: Iterable[Feed] | None = None,
     group: Group = ALONE,
     config: GeneratorConfig = CONFIG,
+    log_every: int = 2,
 ) -> Iterator[Event]:
     """Train on a few pairs; optionally ask to stop once a step is reached, or once something is so."""
     shape = {name: getattr(model, name) for name in ("architecture", "upsample", "norm", "dropout_blocks")}
@@ -116,7 +117,7 @@ def events(
         device=CPU,
         folder=CheckpointFolder(folder, "f"),
         checkpoint_every_epochs=checkpoint_every,
-        log_every_steps=2,
+        log_every_steps=log_every,
         stop_requested=stop_requested,
         encodings=(config.input, config.target),
         group=group,
