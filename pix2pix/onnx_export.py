@@ -23,6 +23,8 @@ from .files import atomic_file
 from .generator import Generator
 from .translator import INPUT, OUTPUT
 
+CPU = torch.device("cpu")
+
 
 class PixelGenerator(nn.Module):
     """A generator that takes and gives pixels, so that no consumer can get scaling or rounding wrong."""
@@ -156,14 +158,16 @@ def compare(
     on_images: Callable[[int], None] = lambda done: None,
     source: Encoding = RGB8,
     target: Encoding = RGB8,
+    device: torch.device = CPU,
 ) -> Parity:
     """Run both on the same images, piece by piece.
 
     Args:
         pieces: batches of images, [n, height, width, channels] in the source's encoding.
         on_images: called after each piece with the number of its images.
+        device: where PyTorch's generator computes, to which it is moved.
     """
-    reference = PixelGenerator(generator, source, target).eval()
+    reference = PixelGenerator(generator, source, target).eval().to(device)
     # Of floats a level is a 65,535th of their range.
     low, high = target.bounds
     level = (high - low) / 65535 if target.dtype == "float32" else 1
@@ -173,7 +177,7 @@ def compare(
         # A copy: what Pillow gives may not be written to, of which torch warns.
         piece = np.array(images, order="C")
         ours = exported.run([OUTPUT], {INPUT: piece})[0].astype(np.float64)
-        theirs = reference(torch.from_numpy(piece)).numpy().astype(np.float64)
+        theirs = reference(torch.from_numpy(piece).to(device)).cpu().numpy().astype(np.float64)
         difference = np.abs(ours - theirs) / level
         # A pixel differs when any of its channels does.
         worst_channel = difference.max(axis=-1)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pix2pix import checkpoint, devices, images, onnx_export
 from pix2pix.checkpoint import GeneratorConfig
@@ -33,7 +34,9 @@ SECOND_SIZE_IMAGES = 8
 
 def export(params: Params) -> None:
     """Export the generator; the file takes its place only after it has been proven."""
+    device, why = devices.choose("auto")
     devices.set_threads("auto")
+    devices.compute_exactly()
     generator, config = checkpoint.load_generator(GENERATOR)
     test = PairFiles.find(PAIRS / "test")
     test.refuse_other(config.input, config.target, str(GENERATOR))
@@ -65,7 +68,8 @@ def export(params: Params) -> None:
             source=config.input,
             target=config.target,
         )
-        proof = _prove(candidate, generator, test, params, config)
+        log.info("proving the file on %d test images against PyTorch on %s", len(test), why)
+        proof = _prove(candidate, generator, test, params, config, device)
         with atomic_file(EXPORTED) as partial:
             shutil.copyfile(candidate, partial)
     report = {
@@ -89,7 +93,12 @@ def export(params: Params) -> None:
 
 
 def _prove(
-    candidate: Path, generator: Generator, test: PairFiles, params: Params, config: GeneratorConfig
+    candidate: Path,
+    generator: Generator,
+    test: PairFiles,
+    params: Params,
+    config: GeneratorConfig,
+    device: torch.device,
 ) -> dict[str, Parity]:
     """Compare on every test image alone and in batches of 8, and on some at a second size.
 
@@ -121,7 +130,9 @@ def _prove(
                 done += images
                 update(done)
 
-            proof[name] = onnx_export.compare(exported, generator, pieces, count, config.input, config.target)
+            proof[name] = onnx_export.compare(
+                exported, generator, pieces, count, config.input, config.target, device
+            )
             onnx_export.refuse_difference(name, proof[name], params.export.max_differing_share, config.target)
     return proof
 

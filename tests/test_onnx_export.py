@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from pix2pix import onnx_export
+from pix2pix import devices, onnx_export
 from pix2pix.errors import UserError
 from pix2pix.generator import Generator
 from pix2pix.onnx_export import Parity, compare, session
@@ -47,6 +47,18 @@ def test_onnx_gives_pytorchs_pixels_at_any_batch_and_size(
 ) -> None:
     parity = compare(session(exported), tiny(), batches(pixels(count, height, width), batch))
     assert parity.pixels == count * height * width
+    assert parity.max_level_difference <= 1
+    assert parity.differing_share < 1e-3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch computes on a CUDA device")
+def test_the_proof_s_other_side_is_computed_on_a_gpu_in_float32(exported: Path) -> None:
+    devices.compute_exactly()
+    generator = tiny()
+    parity = compare(
+        session(exported), generator, batches(pixels(8, 256, 256), 8), device=torch.device("cuda")
+    )
+    assert all(weight.is_cuda for weight in generator.parameters())
     assert parity.max_level_difference <= 1
     assert parity.differing_share < 1e-3
 
@@ -140,7 +152,7 @@ def test_the_same_weights_give_the_same_bytes_in_any_process_and_place(
     program = """
 import torch
 from pathlib import Path
-from pix2pix import onnx_export
+from pix2pix import devices, onnx_export
 from pix2pix.generator import Generator
 torch.manual_seed(0)
 generator = Generator(levels=5, channels=4).eval()
