@@ -29,6 +29,9 @@ LAUNCHED_VARIABLE = "PIX2PIX_LAUNCHED"
 # torchrun names a file for each process's last words.
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# With fewer images each, a GPU of one process, which repeats a captured step, should be as fast as several
+# that are told every kernel: some ten milliseconds of the host's time a step.
+LEAST_SHARE = 8
 # In what gloo says when a process of the group is gone, where its source file is named.
 GLOO = "gloo"
 # The others wait while the leader validates; a process that dies is noticed at once all the same.
@@ -130,15 +133,16 @@ def resolve(wanted: int | str, batch: int, device: torch.device) -> int:
     """How many processes train on this machine.
 
     Args:
-        wanted: train.processes; auto is a process for every CUDA device, as far as the batch can be shared
-            out evenly, and one elsewhere.
+        wanted: train.processes; auto is a process for every CUDA device, as far as the batch has so many
+            equal shares of at least LEAST_SHARE images, and one elsewhere.
 
     Raises:
         UserError: there are not so many devices.
     """
     here = torch.cuda.device_count() if device.type == "cuda" else 1
     if wanted == "auto":
-        return max(count for count in range(1, min(here, batch) + 1) if batch % count == 0)
+        most = max(1, min(here, batch // LEAST_SHARE))
+        return max(count for count in range(1, most + 1) if batch % count == 0)
     count = int(wanted)
     if count > 1 and device.type != "cpu" and count > here:
         raise UserError(

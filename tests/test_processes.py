@@ -137,13 +137,16 @@ def test_the_shares_of_a_batch_are_the_batch_and_their_weighted_mean_is_its_mean
         ("auto", 8, CPU, 0, 1),
         (2, 8, CPU, 0, 2),
         ("auto", 8, MPS, 0, 1),
-        ("auto", 8, CUDA, 4, 4),
-        ("auto", 6, CUDA, 4, 3),
+        ("auto", 64, CUDA, 4, 4),
+        ("auto", 48, CUDA, 5, 4),
+        ("auto", 24, CUDA, 4, 3),
+        ("auto", 16, CUDA, 4, 2),
+        ("auto", 15, CUDA, 4, 1),
         ("auto", 1, CUDA, 4, 1),
         (2, 8, CUDA, 4, 2),
     ],
 )
-def test_auto_is_a_process_for_every_gpu_that_has_an_equal_share(
+def test_auto_is_a_process_for_every_gpu_that_has_an_equal_share_worth_it(
     monkeypatch: pytest.MonkeyPatch,
     wanted: int | str,
     batch: int,

@@ -26,7 +26,7 @@ def trainers(parent: int) -> dict[str, psutil.Process]:
 def test_whichever_process_is_stopped_or_killed_all_end_and_the_next_training_goes_on(
     project: Project,
 ) -> None:
-    """A signal to any of them is for all; the last training is by one process."""
+    """A signal to any of them is for all; at last one process goes on from two, and two from one."""
     project.set(
         train={"epochs": 400, "validate_every": 100, "batch": 2, "processes": 2},
         run={"checkpoint_every_epochs": 1, "progress": "lines", "tracking": False},
@@ -37,6 +37,7 @@ def test_whichever_process_is_stopped_or_killed_all_end_and_the_next_training_go
     for target, number, status in (
         ("launcher", signal.SIGTERM, 143),
         ("1", signal.SIGINT, 130),
+        ("1", signal.SIGTERM, 143),
         ("launcher", signal.SIGKILL, -9),
         ("1", signal.SIGKILL, -9),
     ):
@@ -64,13 +65,21 @@ def test_whichever_process_is_stopped_or_killed_all_end_and_the_next_training_go
     assert steps == sorted(set(steps)), "each training goes on where the one before was stopped"
     assert project.outputs() == outputs and not leftovers(project)
     (kept,) = checkpoints.iterdir()
-    project.set(train={"processes": 1})
-    alone = train(project)
-    assert alone.stdout is not None
-    assert any("going on from the checkpoint at step" in line for line in alone.stdout)
-    alone.send_signal(signal.SIGTERM)
-    alone.communicate(timeout=60)
-    assert list(checkpoints.iterdir()) == [kept]
+    for count in (1, 2):
+        project.set(train={"processes": count})
+        training = train(project)
+        assert training.stdout is not None
+        said = next(line for line in training.stdout if "going on from the checkpoint at step" in line)
+        steps.append(int(said.partition("at step ")[2].split()[0]))
+        assert count == 1 or len(trainers(training.pid)) == 2
+        # Before the loop, a signal would stop it without a new checkpoint.
+        before = (kept / "checkpoint.pt").stat().st_mtime_ns
+        wait_for(lambda before=before: (kept / "checkpoint.pt").stat().st_mtime_ns != before)
+        training.send_signal(signal.SIGTERM)
+        training.communicate(timeout=60)
+        assert training.returncode == 143
+        assert list(checkpoints.iterdir()) == [kept]
+    assert steps == sorted(set(steps))
 
 
 def test_two_hosts_train_the_bytes_of_two_processes_and_the_first_alone_writes(
