@@ -13,7 +13,6 @@ from .checkpoint import CheckpointFolder
 from .encoding import RGB8, Encoding
 from .events import (
     Collapsed,
-    Diverged,
     Event,
     Finished,
     Interrupted,
@@ -130,15 +129,11 @@ def fit(
     )
     clock = DataClock(device)
     live = LossWindow(log_every_steps, group)
-    unread = UnreadLosses(live, state.window)
-
-    def read_losses() -> None:
-        unread.read(state.step)
-        _refuse_divergence(unread.first_bad_step, group)
+    unread = UnreadLosses(live, state.window, group=group)
 
     def stop_if_asked() -> None:
         if stop_requested():
-            read_losses()
+            unread.read(state.step)
             _save(state, folder, device, group)
             raise Interrupted(state.step)
 
@@ -161,7 +156,7 @@ def fit(
             state.step += 1
             yield Stepped(state.step, epoch)
             if is_due:
-                read_losses()
+                unread.read(state.step)
             if means := live.full():
                 yield LossPoint(state.step, epoch, means, lr, clock.share())
             if _collect_row(state, state.window.full(), epoch, lr):
@@ -170,7 +165,7 @@ def fit(
             # After the last step of an epoch its validation asks.
             if state.step % steps_per_epoch:
                 stop_if_asked()
-        read_losses()
+        unread.read(state.step)
         done = epoch + 1
         yield from _validation(state, recipe, val, done, device, encodings, stop_if_asked, group)
         if done < recipe.epochs:
@@ -270,13 +265,6 @@ def _warned(message: str | None, state: State, recipe: Train) -> Iterator[Warned
                 f"training: {message}. Stopped, as train.on_collapse = stop says; with warn it goes on from "
                 "its last checkpoint"
             )
-
-
-def _refuse_divergence(first_bad_step: int, group: Group) -> None:
-    if (step := group.largest(first_bad_step)) >= 0:
-        raise Diverged(
-            f"training: a loss became NaN or infinite at step {step}; lower train.lr and run it again"
-        )
 
 
 def _margins(train: Feed, image_px: Size) -> tuple[int, int]:

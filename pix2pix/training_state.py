@@ -10,6 +10,7 @@ from torch import Tensor
 from . import devices, warm_start
 from .checkpoint import GeneratorConfig
 from .discriminator import Discriminator
+from .events import Diverged
 from .generator import Generator
 from .params import Model, Train
 from .processes import ALONE, Group
@@ -49,14 +50,10 @@ class UnreadLosses:
     """The losses of the last steps, which stay on the device until a window of them is full.
 
     Looking at every step's would make a GPU wait for each of them.
-
-    Attributes:
-        first_bad_step: the number of the first step whose losses were not finite, of those read; or -1.
     """
 
-    def __init__(self, *windows: LossWindow) -> None:
-        self.first_bad_step = -1
-        self._windows = windows
+    def __init__(self, *windows: LossWindow, group: Group = ALONE) -> None:
+        self._windows, self._group = windows, group
         self._rows: list[Tensor] = []
 
     def add(self, losses: Tensor) -> bool:
@@ -65,16 +62,27 @@ class UnreadLosses:
         return any(window.steps + len(self._rows) == window.every for window in self._windows)
 
     def read(self, step: int) -> None:
-        """Count all of them in the windows; `step` is the number of the last one."""
-        if not self._rows:
-            return
-        rows = torch.stack(self._rows).cpu().double()
-        self._rows.clear()
-        bad = ~rows.isfinite().all(1)
-        if self.first_bad_step < 0 and bad.any():
-            self.first_bad_step = step - len(rows) + 1 + int(bad.nonzero()[0])
-        for window in self._windows:
-            window.add(rows)
+        """Count all of them in the windows; in a group all do so together.
+
+        Args:
+            step: the number of the last one.
+
+        Raises:
+            Diverged: one of them, in any process, is no number.
+        """
+        first_bad_step = -1
+        if self._rows:
+            rows = torch.stack(self._rows).cpu().double()
+            self._rows.clear()
+            if (bad := ~rows.isfinite().all(1)).any():
+                first_bad_step = step - len(rows) + 1 + int(bad.nonzero()[0])
+            for window in self._windows:
+                window.add(rows)
+        if (first_bad_step := self._group.largest(first_bad_step)) >= 0:
+            raise Diverged(
+                f"training: a loss became NaN or infinite at step {first_bad_step}; "
+                "lower train.lr and run it again"
+            )
 
 
 @dataclass
