@@ -20,7 +20,7 @@ from pix2pix import devices
 from pix2pix.errors import UserError
 
 from .ours import Way
-from .run import BENCHMARKS, ON_REQUEST, Settings, run
+from .run import BENCHMARKS, ON_REQUEST, SWEPT, Settings, run
 
 # They say the shape first.
 OF_A_SHAPE = ("train_step", "data", "pipeline", "determinism", "recipe", "sweep", "inference")
@@ -41,6 +41,7 @@ def main() -> int:
         given.threads,
         given.pairs,
         given.epochs,
+        tuple(given.of),
         given.trace,
         given.plot,
     )
@@ -82,7 +83,10 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; {default}")
 
     def add(name: str, default: Any, help: str = "", **more: Any) -> None:
-        parser.add_argument(name, default=default, help=f"{help} (default: {default})".strip(), **more)
+        parser.add_argument(name, default=default, help=f"{help} (default: {said(default)})".strip(), **more)
+
+    def said(default: Any) -> str:
+        return " ".join(default) if isinstance(default, tuple) else str(default)
 
     def number(least: int) -> Any:
         def read(text: str) -> int:
@@ -109,6 +113,7 @@ def _arguments() -> argparse.ArgumentParser:
     add("--threads", devices.available_cores(), type=number(1))
     add("--pairs", 10_000, "of prepare_scale; the most of sweep", type=number(2_000))
     add("--epochs", 1, "of recipe; the preset has 200", type=number(1))
+    add("--of", SWEPT, "of sweep", nargs="+", choices=SWEPT)
     parser.add_argument(
         "--trace", type=Path, help="where train_step leaves a profile of a few steps, as JSON"
     )

@@ -1,6 +1,7 @@
 """The exported file against PyTorch's training-mode inference, which is how the reference tests."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,22 @@ from pix2pix.generator import Generator
 from pix2pix.params import unet_levels
 
 from .alternating import Comparison, alternate
+from .ours import Shape
 
 
-def compare(*, px: int, channels: int, batch: int, threads: int, rounds: int) -> Comparison:
-    """Both in turns on the CPU, pixels in and pixels out.
+def compare(shape: Shape, *, threads: int, rounds: int) -> Comparison:
+    """Both in turns on the CPU, pixels in and pixels out."""
+    return alternate(ways(shape, threads), rounds=rounds, calls=3)
+
+
+def ways(shape: Shape, threads: int) -> dict[str, Callable[[], object]]:
+    """What translates a batch of noise, each way.
 
     PyTorch's memory is as torch leaves it, not kept as in our training: that is no part of the reference.
     """
     torch.manual_seed(0)
-    generator = Generator(levels=unet_levels(px), channels=channels, norm="batch")
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, px, px, 3), dtype=np.uint8)
+    generator = Generator(levels=unet_levels(shape.px), channels=shape.channels, norm="batch")
+    pixels = np.random.default_rng(0).integers(0, 256, (shape.batch, shape.px, shape.px, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "generator.onnx"
         onnx_export.export(path, generator, in_channels=3, opset=20, metadata={})
@@ -41,4 +48,4 @@ def compare(*, px: int, channels: int, batch: int, threads: int, rounds: int) ->
     def exported() -> None:
         session.run([onnx_export.OUTPUT], {onnx_export.INPUT: pixels})
 
-    return alternate({"PyTorch, training mode": reference, "exported file": exported}, rounds=rounds, calls=3)
+    return {"PyTorch, training mode": reference, "exported file": exported}

@@ -24,25 +24,40 @@ from .train_step import CALLS_ON_CUDA, settings_of_each
 PAIRS, DISTINCT = 400, 100
 
 
+def write_pairs(folder: Path, shape: Shape, count: int) -> None:
+    """The same pairs as the reference reads them, combined at 256 px, and as `prepare` leaves them."""
+    raw, prepared = folder / "raw", folder / "train"
+    raw.mkdir()
+    for side in ("input", "target"):
+        (prepared / side).mkdir(parents=True)
+    for index in range(count):
+        if index >= DISTINCT:
+            for side in (raw, prepared / "input", prepared / "target"):
+                (side / f"{index:06}.png").hardlink_to(side / f"{index % DISTINCT:06}.png")
+            continue
+        photo, labels = synthetic.draw_pair(seed=1, index=index, image_px=256)
+        images.write_png(raw / f"{index:06}.png", np.concatenate([labels, photo], 1))
+        for side, pixels in (("input", labels), ("target", photo)):
+            stored = images.resize(pixels, shape.load_px, shape.load_px, "area")
+            images.write_prepared(prepared / side / f"{index:06}.png", stored)
+
+
+def raw_files(folder: Path) -> list[Path]:
+    """Of `write_pairs`, for the reference."""
+    return sorted((folder / "raw").iterdir())
+
+
+def prepared_files(folder: Path) -> PairFiles:
+    """Of `write_pairs`, for ours."""
+    return PairFiles.find(folder / "train")
+
+
 @contextmanager
 def on_disk(shape: Shape, count: int) -> Iterator[tuple[list[Path], PairFiles]]:
-    """The same pairs as the reference reads them, combined at 256 px, and as `prepare` leaves them."""
+    """Both, of as many pairs."""
     with tempfile.TemporaryDirectory() as folder:
-        raw, prepared = Path(folder) / "raw", Path(folder) / "train"
-        raw.mkdir()
-        for side in ("input", "target"):
-            (prepared / side).mkdir(parents=True)
-        for index in range(count):
-            if index >= DISTINCT:
-                for side in (raw, prepared / "input", prepared / "target"):
-                    (side / f"{index:06}.png").hardlink_to(side / f"{index % DISTINCT:06}.png")
-                continue
-            photo, labels = synthetic.draw_pair(seed=1, index=index, image_px=256)
-            images.write_png(raw / f"{index:06}.png", np.concatenate([labels, photo], 1))
-            for side, pixels in (("input", labels), ("target", photo)):
-                stored = images.resize(pixels, shape.load_px, shape.load_px, "area")
-                images.write_prepared(prepared / side / f"{index:06}.png", stored)
-        yield sorted(raw.iterdir()), PairFiles.find(prepared)
+        write_pairs(Path(folder), shape, count)
+        yield raw_files(Path(folder)), prepared_files(Path(folder))
 
 
 def opened(files: PairFiles, shape: Shape, device: torch.device, cache: str) -> feed.Feed:
@@ -52,18 +67,22 @@ def opened(files: PairFiles, shape: Shape, device: torch.device, cache: str) -> 
     return feed.open_split(files, placement, shape.px, device, workers, persistent=True)[0]
 
 
+def crops(source: feed.Feed, shape: Shape) -> Callable[[], object]:
+    """Gives the next batch of crops on the device."""
+    batches = items(source, shape)
+    return lambda: source.crops(next(batches), shape.px)
+
+
 def data(shape: Shape, *, device: torch.device, rounds: int, calls: int = 20) -> Comparison:
     """A batch of crops on the device: decoded by the reference's loader, streamed and held by ours."""
     count = max(PAIRS, 2 * shape.batch)
     with on_disk(shape, count) as (raw, files):
         decoded = reference.loader(raw, shape)
-        ways = {"reference": lambda: [side.to(device) for side in next(decoded)]}
-        for name, cache in (("streamed", "stream"), ("held", "device")):
-            source = opened(files, shape, device, cache)
-            batches = items(source, shape)
-            ways[name] = lambda source=source, batches=batches: [  # type: ignore[misc]
-                *source.crops(next(batches), shape.px)
-            ]
+        ways: dict[str, Callable[[], object]] = {
+            "reference": lambda: [side.to(device) for side in next(decoded)],
+            "streamed": crops(opened(files, shape, device, "stream"), shape),
+            "held": crops(opened(files, shape, device, "device"), shape),
+        }
         compared = alternate(ways, rounds=rounds, calls=calls, device=device)
         decoded.close()
         return compared

@@ -16,6 +16,8 @@ from pix2pix import devices
 from .alternating import Comparison
 from .ours import Shape, Way
 
+SWEPT = ("train_step", "data", "pipeline", "inference")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -30,6 +32,7 @@ class Settings:
     threads: int
     pairs: int
     epochs: int
+    of: tuple[str, ...] = SWEPT
     trace: Path | None = None
     plot: Path | None = None
 
@@ -141,18 +144,24 @@ def sweep(settings: Settings) -> dict[str, Any]:
 
     shape = settings.shape
     print(shape)
-    measured, figures = {}, {}
-    for point in sweep.points(shape, settings.pairs):
-        found = measured[point] = sweep.measure(point, settings.device, settings.threads, settings.way)
-        rate = "not enough memory" if found.images_per_s is None else f"{found.images_per_s:9.2f} images/s"
-        peak = "" if found.peak_mb is None else f"  {found.peak_mb:9,.0f} MB"
-        host = f"  host {found.host_mb:9,.0f} MB" if settings.device == "cuda" and found.host_mb else ""
-        print(f"{point.kind:14} {point.value:9,}  {rate}{peak}{host}", flush=True)
-        name = f"sweep_{point.kind.replace(', ', '_')}_{point.value}"
-        figures |= {f"{name}_{what}": value for what, value in asdict(found).items()}
+    found, figures = {}, {}
+    for of in settings.of:
+        for points in sweep.points(of, shape, settings.pairs):
+            for point, one in sweep.measure(points, settings.device, settings.threads, settings.way):
+                found[point] = one
+                rate = (
+                    "not enough memory" if one.images_per_s is None else f"{one.images_per_s:10.2f} images/s"
+                )
+                peak = "" if one.peak_mb is None else f"  {one.peak_mb:9,.0f} MB"
+                host = f"  host {one.host_mb:9,.0f} MB" if settings.device == "cuda" and one.host_mb else ""
+                print(f"{point!s:58} {rate}{peak}{host}", flush=True)
+                name = (
+                    f"sweep_{of}_{point.varied}_{point.value}_{point.way.partition(',')[0].replace(' ', '_')}"
+                )
+                figures |= {f"{name}_{what}": value for what, value in asdict(one).items()}
     if settings.plot:
         where = devices.choose(settings.device)[1]
-        sweep.draw(settings.plot, measured, f"{where}; otherwise {shape}")
+        sweep.draw(settings.plot, found, f"{where}; otherwise {shape}")
     return figures
 
 
@@ -161,7 +170,7 @@ def inference(settings: Settings) -> dict[str, Any]:
 
     shape = settings.shape
     print(shape)
-    compared = inference.compare(**asdict(shape), threads=settings.threads, rounds=settings.rounds)
+    compared = inference.compare(shape, threads=settings.threads, rounds=settings.rounds)
     return _figures(f"inference_{settings.px}px_batch{settings.batch}", compared)
 
 

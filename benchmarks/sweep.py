@@ -1,53 +1,58 @@
-"""How a training's speed moves with the batch, the images' size and the number of pairs; and its memory."""
+"""How the figures move with the batch, the images' size and the number of pairs; and the memory they take."""
 
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from pix2pix import devices, images
+from pix2pix import devices
 from pix2pix.errors import UserError
-from pix2pix.pair_files import PairFiles
 
-from . import limits
+from . import inference, limits, pipeline, reference
 from .ours import Shape, Training, Way, held
-from .pipeline import opened
 
-BATCHES, SIZES_PX = (1, 2, 4, 8, 16, 32, 64), (64, 128, 256, 512)
-# A point is measured for so long, or for its fewest steps.
-SECONDS, FEWEST_STEPS = 3.0, 3
-DISTINCT = 100
+BATCHES, SIZES_PX, FEWEST_PAIRS = (1, 2, 4, 8, 16, 32, 64), (64, 128, 256, 512), 100
+# A point is measured for so long, or for its fewest calls.
+SECONDS, FEWEST_CALLS = 2.0, 2
+# The reference first. Pairs of ours are streamed from disk, or held on the device.
+WAYS = {
+    "train_step": ("reference", "ours"),
+    "data": ("reference", "streamed", "held"),
+    "pipeline": ("reference", "streamed", "held"),
+    "inference": ("PyTorch, training mode", "exported file"),
+}
+FROM_DISK = ("data", "pipeline")
+CACHES = {"streamed": "stream", "held": "device"}
 
 
 @dataclass(frozen=True)
 class Point:
-    """One training of a few steps.
+    """One way of one benchmark at one size of everything.
 
     Attributes:
+        of, way: keys of WAYS and one of its values.
         varied: batch, px or pairs.
-        cache: where pairs from disk are then, `device` or `stream`; empty for noise that is held.
+        pairs: on disk, or on the device where none come from disk.
     """
 
+    of: str
+    way: str
     varied: str
     shape: Shape
-    pairs: int = 64
-    cache: str = ""
-
-    @property
-    def kind(self) -> str:
-        """What is varied, and where the pairs are."""
-        return f"{self.varied}, {self.cache}" if self.cache else self.varied
+    pairs: int
 
     @property
     def value(self) -> int:
         return {"batch": self.shape.batch, "px": self.shape.px, "pairs": self.pairs}[self.varied]
+
+    def __str__(self) -> str:
+        return f"{self.of}, by {self.varied}: {self.value:,}, {self.way}"
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,8 @@ class Measured:
     """Images a second, and the most memory in MB; all None where the memory did not suffice.
 
     Attributes:
-        peak_mb: of the device that trains.
-        host_mb: of the training's process in the machine's own memory, without those that read for it.
+        peak_mb: of the device that computes.
+        host_mb: of the process in the machine's own memory, without those that read for it.
     """
 
     images_per_s: float | None = None
@@ -64,62 +69,98 @@ class Measured:
     host_mb: float | None = None
 
 
-def points(shape: Shape, most_pairs: int) -> Iterator[Point]:
-    """All of a sweep around this shape."""
+def points(of: str, shape: Shape, most_pairs: int) -> Iterator[list[Point]]:
+    """All of a benchmark around this shape: the ways of each size together."""
+
+    def ways(varied: str, shape: Shape, pairs: int) -> list[Point]:
+        return [Point(of, way, varied, shape, pairs) for way in WAYS[of]]
+
     for batch in BATCHES:
-        yield Point("batch", replace(shape, batch=batch))
+        # What is left over of an epoch is no batch.
+        yield ways("batch", replace(shape, batch=batch), max(FEWEST_PAIRS, 2 * batch))
     for px in SIZES_PX:
-        yield Point("px", replace(shape, px=px))
-    for cache in ("device", "stream"):
-        pairs = 100
-        while pairs <= most_pairs:
-            yield Point("pairs", shape, pairs, cache)
-            pairs *= 10
+        yield ways("px", replace(shape, px=px), max(FEWEST_PAIRS, 2 * shape.batch))
+    pairs = FEWEST_PAIRS
+    while of in FROM_DISK and pairs <= most_pairs:
+        yield ways("pairs", shape, pairs)
+        pairs *= 10
 
 
-def measure(point: Point, device_name: str, threads: int, way: Way) -> Measured:
-    """A point in a process of its own, so that its memory is its own."""
+def measure(
+    points: Sequence[Point], device_name: str, threads: int, way: Way
+) -> Iterator[tuple[Point, Measured]]:
+    """Points of the same shape and pairs, one after the other, each in a process of its own.
+
+    So its memory is its own, and what one tells the C library does not reach the next.
+    """
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as process:
-        return process.submit(_measured, point, device_name, threads, way).result()
+    first = points[0]
+    with tempfile.TemporaryDirectory() as folder:
+        if first.of in FROM_DISK:
+            pipeline.write_pairs(Path(folder), first.shape, first.pairs)
+        for point in points:
+            with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as process:
+                found = process.submit(measured, point, Path(folder), device_name, threads, way)
+                yield point, found.result()
 
 
-def _measured(point: Point, device_name: str, threads: int, way: Way) -> Measured:
+def measured(point: Point, folder: Path, device_name: str, threads: int, way: Way) -> Measured:
+    """A point, in this process; `folder` has its pairs."""
     torch.set_num_threads(threads)
     device = devices.choose(device_name)[0]
-    way.settle(device)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            # Only what is measured is held.
-            feed = (
-                opened(_linked(Path(folder), point), point.shape, device, point.cache)
-                if point.cache
-                else held(point.shape, device)
-            )
-            training = Training(point.shape, device, feed, way)
-            return _timed(training, point.shape, device)
+        return _timed(_call(point, folder, device, threads, way), point.shape.batch, device)
     except UserError:
         # More pairs than can be held.
         return Measured()
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
         if not devices.is_exhausted(error):
             raise
         return Measured()
 
 
-def _timed(training: Training, shape: Shape, device: torch.device) -> Measured:
-    for _ in range(2):
-        training.step()
+def _call(point: Point, folder: Path, device: torch.device, threads: int, way: Way) -> Callable[[], object]:
+    """What is done once for each batch; each side with the settings that it runs with."""
+    if point.of == "inference":
+        return inference.ways(point.shape, threads)[point.way]
+    if point.way == "reference":
+        if device.type == "cuda":
+            reference.settle()
+        return _reference(point, folder, device)
+    way.settle(device)
+    return _ours(point, folder, device, way)
+
+
+def _reference(point: Point, folder: Path, device: torch.device) -> Callable[[], object]:
+    if point.of == "train_step":
+        return reference.step(point.shape, device)
+    decoded = reference.loader(pipeline.raw_files(folder), point.shape)
+    if point.of == "pipeline":
+        return reference.step(point.shape, device, decoded)
+    return lambda: [side.to(device) for side in next(decoded)]
+
+
+def _ours(point: Point, folder: Path, device: torch.device, way: Way) -> Callable[[], object]:
+    if point.of == "train_step":
+        return Training(point.shape, device, held(point.shape, device), way).step
+    source = pipeline.opened(pipeline.prepared_files(folder), point.shape, device, CACHES[point.way])
+    if point.of == "pipeline":
+        return Training(point.shape, device, source, way).step
+    return pipeline.crops(source, point.shape)
+
+
+def _timed(call: Callable[[], object], batch: int, device: torch.device) -> Measured:
+    call()
     _wait(device)
-    steps, begun = 0, time.perf_counter()
-    while steps < FEWEST_STEPS or time.perf_counter() - begun < SECONDS:
-        training.step()
-        steps += 1
-        if steps % 20 == 0:
+    calls, begun = 0, time.perf_counter()
+    while calls < FEWEST_CALLS or time.perf_counter() - begun < SECONDS:
+        call()
+        calls += 1
+        if calls % 20 == 0:
             _wait(device)
     _wait(device)
     seconds = time.perf_counter() - begun
-    return Measured(steps * shape.batch / seconds, limits.peak_mb(device), limits.host_peak_mb())
+    return Measured(calls * batch / seconds, limits.peak_mb(device), limits.host_peak_mb())
 
 
 def _wait(device: torch.device) -> None:
@@ -127,50 +168,83 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def _linked(folder: Path, point: Point) -> PairFiles:
-    """As many pairs as are asked for, a hundred of them distinct: the others are links to these."""
-    side_px = point.shape.load_px
-    noise = np.random.default_rng(0)
-    for side in ("input", "target"):
-        (folder / side).mkdir()
-        for index in range(point.pairs):
-            path = folder / side / f"{index:06}.png"
-            if index < DISTINCT:
-                images.write_prepared(path, noise.integers(0, 256, (side_px, side_px, 3), np.uint8))
-            else:
-                path.hardlink_to(folder / side / f"{index % DISTINCT:06}.png")
-    return PairFiles.find(folder)
+# --- the picture -------------------------------------------------------------------------------------
+
+TITLES = {
+    "train_step": "A training step,\nnothing from disk",
+    "data": "Pairs from disk\nto crops",
+    "pipeline": "A training step\nwith its pairs",
+    "inference": "The generator\nalone",
+}
+LABELS = {"batch": "images in a batch", "px": "side of the images in px", "pairs": "pairs on disk"}
+COLOURS = {
+    "reference": "0.55",
+    "PyTorch, training mode": "0.55",
+    "streamed": "tab:orange",
+    "held": "tab:blue",
+    "ours": "tab:blue",
+    "exported file": "tab:blue",
+}
+# Of these the memory tells something.
+MEMORY_BY = {"train_step": "batch", "pipeline": "pairs"}
 
 
-def draw(path: Path, measured: dict[Point, Measured], title: str) -> None:
-    """A panel for each of batch, size and number of pairs."""
+def draw(path: Path, found: dict[Point, Measured], title: str) -> None:
+    """A row for each benchmark, a panel for each thing that is varied."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    rows = [of for of in WAYS if any(point.of == of for point in found)]
+    figure = Figure(figsize=(12, 3 * len(rows) + 0.4), layout="constrained")
     figure.suptitle(title, fontsize=10)
-    panels: Any = figure.subplots(1, 4)
-    for axes, kinds, what, label in (
-        (panels[0], ("batch",), "images_per_s", "images a second by batch"),
-        (panels[1], ("px",), "images_per_s", "images a second by side in px"),
-        (panels[2], ("pairs, device", "pairs, stream"), "images_per_s", "images a second by pairs"),
-        (panels[3], ("pairs, device", "pairs, stream"), "peak_mb", "memory in MB by pairs"),
-    ):
-        for kind in kinds:
-            found = [
-                (point.value, getattr(value, what)) for point, value in measured.items() if point.kind == kind
-            ]
-            known = [(x, y) for x, y in found if y is not None]
-            name = {"pairs, device": "held on the device", "pairs, stream": "streamed"}.get(kind, kind)
-            axes.plot(*zip(*known, strict=True), marker="o", markersize=4, label=name)
-        axes.set_xscale("log")
-        axes.set_xticks([], minor=True)
-        axes.set_xticks([x for x, _ in found], [f"{x:,}" for x, _ in found])
-        axes.set_ylim(bottom=0)
-        axes.set_title(label, fontsize=10)
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-        if len(kinds) > 1:
-            axes.legend(fontsize=8, frameon=False)
+    panels: Any = figure.subplots(len(rows), 4, squeeze=False)
+    for of, row in zip(rows, panels, strict=True):
+        for axes, varied in zip(row, LABELS, strict=False):
+            _panel(axes, {point: one.images_per_s for point, one in found.items()}, of, varied, "images/s")
+        memory = {point: one.peak_mb for point, one in found.items()}
+        _panel(row[3], memory, of, MEMORY_BY.get(of, ""), "MB at the peak")
+        row[0].annotate(
+            TITLES[of],
+            (-0.36, 0.5),
+            xycoords="axes fraction",
+            rotation=90,
+            ha="center",
+            va="center",
+            fontsize=10,
+            fontweight="bold",
+        )
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def _panel(axes: Any, found: dict[Point, float | None], of: str, varied: str, unit: str) -> None:
+    from matplotlib.ticker import LogLocator
+
+    for way in WAYS[of]:
+        line = [
+            (point.value, value)
+            for point, value in found.items()
+            if (point.of, point.way, point.varied) == (of, way, varied) and value is not None
+        ]
+        if line:
+            axes.plot(*zip(*line, strict=True), marker="o", markersize=4, label=way, color=COLOURS[way])
+    values = sorted({point.value for point in found if (point.of, point.varied) == (of, varied)})
+    if not values:
+        axes.axis("off")
+        return
+    axes.set_xscale("log")
+    axes.set_xticks([], minor=True)
+    axes.set_xticks(values, [f"{value:,}" for value in values])
+    if varied == "px":
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            formatted("{x:g}")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel(LABELS[varied], fontsize=8)
+    axes.set_ylabel(unit, fontsize=8)
+    axes.tick_params(which="both", labelsize=8)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)

@@ -223,36 +223,54 @@ def test_a_step_s_work_is_the_paper_s_without_the_fake_s_second_pass() -> None:
     assert limits.work(Shape(256, 64, 2))[0] == pytest.approx(2 * flops, rel=0.01)
 
 
-def test_a_point_that_streams_ends_with_its_process() -> None:
+def test_points_are_measured_in_processes_that_end_and_what_streams_with_them() -> None:
     code = (
         "from benchmarks import sweep; from benchmarks.ours import Shape, Way; "
-        "point = sweep.Point('pairs', Shape(32, 2, 1), 100, 'stream'); "
-        "print(sweep.measure(point, 'cpu', 1, Way()).images_per_s)"
+        "ways = ('reference', 'streamed'); "
+        "points = [sweep.Point('pipeline', way, 'pairs', Shape(32, 2, 1), 100) for way in ways]; "
+        "print(*(one.images_per_s for _, one in sweep.measure(points, 'cpu', 1, Way())))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=120
     )
-    assert float(done.stdout) > 0
+    assert all(float(rate) > 0 for rate in done.stdout.split()) and len(done.stdout.split()) == 2
 
 
-def test_a_sweep_varies_one_thing_at_a_time_and_is_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_varies_one_thing_at_a_time_each_way() -> None:
     base = Shape(32, 2, 1)
-    points = list(sweep.points(base, 1000))
-    assert [point.value for point in points if point.kind == "batch"] == [1, 2, 4, 8, 16, 32, 64]
-    assert [point.value for point in points if point.kind == "px"] == [64, 128, 256, 512]
-    assert [point.pairs for point in points if point.cache == "stream"] == [100, 1000]
+    for of, ways in sweep.WAYS.items():
+        groups = list(sweep.points(of, base, 1000))
+        assert all([point.way for point in group] == list(ways) for group in groups)
+        by = {
+            varied: [group[0].value for group in groups if group[0].varied == varied]
+            for varied in ("batch", "px", "pairs")
+        }
+        assert by == {
+            "batch": [1, 2, 4, 8, 16, 32, 64],
+            "px": [64, 128, 256, 512],
+            "pairs": [100, 1000] if of in ("data", "pipeline") else [],
+        }
+        assert all(point.pairs >= 2 * point.shape.batch for group in groups for point in group)
+
+
+@pytest.mark.parametrize("of", sweep.WAYS)
+def test_every_way_of_a_sweep_is_measured_at_its_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
     monkeypatch.setattr(sweep, "SECONDS", 0.0)
-    threads = torch.get_num_threads()
-    measured = {}
-    for cache in ("device", "stream"):
-        for pairs in (100, 200):
-            point = sweep.Point("pairs", base, pairs, cache)
-            measured[point] = sweep._measured(point, "cpu", threads, Way())
-    assert all(found.images_per_s and found.peak_mb == found.host_mb for found in measured.values())
-    # What did not fit is left out of the picture.
-    for point in points[:11]:
-        measured[point] = sweep.Measured(*(() if point.value == 64 else (10.0, 500.0, 500.0)))
-    sweep.draw(tmp_path / "sweep.png", measured, "here")
-    assert images.read_rgb(tmp_path / "sweep.png").shape == (380, 1200, 3)
+    shape, threads = Shape(32, 2, 2), torch.get_num_threads()
+    pipeline.write_pairs(tmp_path, shape, 4)
+    for way in sweep.WAYS[of]:
+        found = sweep.measured(sweep.Point(of, way, "batch", shape, 4), tmp_path, "cpu", threads, Way())
+        assert found.images_per_s and found.peak_mb and found.peak_mb == found.host_mb
+
+
+def test_a_sweep_is_drawn_without_what_did_not_fit(tmp_path: Path) -> None:
+    found = {
+        point: sweep.Measured(*(() if point.value == 64 else (10.0, 500.0, 500.0)))
+        for of in ("train_step", "pipeline")
+        for group in sweep.points(of, Shape(32, 2, 1), 1000)
+        for point in group
+    }
+    sweep.draw(tmp_path / "sweep.png", found, "here")
+    assert images.read_rgb(tmp_path / "sweep.png").shape == (640, 1200, 3)
