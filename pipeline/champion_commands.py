@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False, soft_wrap=True)
 
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="NAME", help="Whose versions.", show_default="registry.model_name in params.yaml"
+    ),
+]
 Because = Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept with both versions.")]
 
 
@@ -27,12 +33,13 @@ def add_to(app: typer.Typer) -> None:
 def promote(
     version: Annotated[str, typer.Argument(metavar="VERSION", help="The number of a version.")],
     because: Because,
+    model: ModelName = "",
 ) -> None:
     """Make a version champion by hand, whatever the gate says."""
     from . import champions as module
 
     quiet_libraries()
-    name = _model_name()
+    name = model or _model_name()
     done = module.promote(name, version, because)
     if done is None:
         console.print(f"{name} version {version} is champion already", markup=False)
@@ -56,7 +63,7 @@ def approve(
     console.print(f"{answered.name}: {said}", markup=False)
 
 
-def rollback(because: Because = "") -> None:
+def rollback(because: Because = "", model: ModelName = "") -> None:
     """Return to the champion before this one.
 
     Again, to the one before that. The gate does not undo it.
@@ -64,20 +71,20 @@ def rollback(because: Because = "") -> None:
     from . import champions as module
 
     quiet_libraries()
-    name = _model_name()
+    name = model or _model_name()
     move = module.rollback(name, because).moves[-1]
     console.print(
         f"{name} version {move.to} is champion again; version {move.before} was until now", markup=False
     )
 
 
-def champions() -> None:
+def champions(model: ModelName = "") -> None:
     """List who was champion, when, why and how good."""
     from . import champions as module
     from . import tracking
 
     quiet_libraries()
-    name = _model_name()
+    name = model or _model_name()
     reigns = module.history(name)
     if not reigns:
         console.print(f"{name} has had no champion in {tracking.store_name()}", markup=False)

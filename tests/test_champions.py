@@ -162,6 +162,19 @@ def test_what_cannot_be_promoted_is_one_line(
     assert pix2pix("promote", version, "--because", because).refusal == line
 
 
+def test_the_commands_see_another_model_where_it_is_named(
+    three: Project, pix2pix: Callable[..., Said]
+) -> None:
+    params = three.folder / "params.yaml"
+    params.write_text(params.read_text().replace(f"model_name: {MODEL_NAME}", "model_name: other"))
+    assert pix2pix("champions").refusal.startswith("no model other in ")
+    assert pix2pix("champions", "--model", MODEL_NAME).out.startswith(f"champions of {MODEL_NAME}; ")
+    said = pix2pix("rollback", "--model", MODEL_NAME)
+    assert said.out == "tiny version 2 is champion again; version 3 was until now\n"
+    said = pix2pix("promote", "1", "--because", "x", "--model", MODEL_NAME)
+    assert said.out == "tiny version 1 is champion; version 2 was until now\n"
+
+
 def test_without_champion_model_or_store_the_line_says_what_to_do(
     project: Project, store: Path, pix2pix: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
