@@ -1,5 +1,6 @@
 """`pix2pix translate`: images and folders in, images out at their own size."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,12 @@ from . import delivery
 
 if TYPE_CHECKING:
     from pix2pix.tiling import TiledTranslator
+
+# Of what could not be read, so many are named.
+SHOWN = 5
+WRITTEN = " ".join(sorted(IMAGE_SUFFIXES))
+# Where one image goes to out.gif, a picture is meant; to results.v2 or 2026.11 a folder.
+FILE_ENDING = re.compile(r"\.([a-z]{2,5}|jp2|j2k)", re.IGNORECASE)
 
 
 def translate(
@@ -72,7 +79,7 @@ def translate(
                     f"{target}: cannot hold this image ({error}); write a {suffix} file"
                 ) from None
 
-    return _each(jobs, write, source, progress)
+    return _each(jobs, output, write, source, progress)
 
 
 def _with_progress(translator: "TiledTranslator", progress: Progress) -> Callable[[Samples], Samples]:
@@ -126,7 +133,7 @@ def draw(
         grid = images.labelled_grid(columns, [shown], [place.stem], title=title)
         images.save_picture(place.with_name(f"{place.stem}-samples.png"), grid)
 
-    return _each(jobs, write, source, _progress())
+    return _each(jobs, output, write, source, _progress())
 
 
 def _sample_names(target: Path, samples: int) -> list[Path]:
@@ -153,6 +160,7 @@ def _limits() -> Limits:
 
 def _each(
     jobs: Sequence[tuple[Path, Path]],
+    output: Path,
     write: Callable[[Samples, Path], None],
     encoding: Encoding,
     progress: Progress,
@@ -167,8 +175,10 @@ def _each(
                 continue
             write(pixels, target)
     if failed:
+        more = f"; and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
         raise UserError(
-            f"{len(jobs) - len(failed)} of {len(jobs)} images translated; not: {'; '.join(failed[:5])}"
+            f"{len(jobs) - len(failed)} of {len(jobs)} images translated to {output}; "
+            f"not: {'; '.join(failed[:SHOWN])}{more}"
         )
     return len(jobs)
 
@@ -184,15 +194,9 @@ def plan(inputs: Sequence[Path], output: Path, suffix: str = ".png") -> list[tup
     for place in output.parents:
         if place.is_file():
             raise UserError(f"{output}: cannot be written, {place} is a file")
-    named_as_file = output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()
-    if named_as_file and len(inputs) == 1 and inputs[0].is_file():
-        jobs = [(inputs[0], output)]
-    else:
-        if output.is_file() or named_as_file:
-            raise UserError(f"{output}: names a file, which holds one image; give a folder")
-        jobs = [(source, output / name) for path in inputs for source, name in _images(path, suffix)]
+    jobs = _named(inputs, output, suffix)
     if not jobs:
-        raise UserError(f"{', '.join(map(str, inputs))}: no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
+        raise UserError(f"{', '.join(map(str, inputs))}: no images ({WRITTEN})")
     sources = {source.resolve() for source, _ in jobs}
     taken: dict[Path, Path] = {}
     for source, target in jobs:
@@ -205,6 +209,26 @@ def plan(inputs: Sequence[Path], output: Path, suffix: str = ".png") -> list[tup
             )
         taken[resolved] = source
     return jobs
+
+
+def _named(inputs: Sequence[Path], output: Path, suffix: str) -> list[tuple[Path, Path]]:
+    """The file for one image, or files in a folder."""
+    is_one = len(inputs) == 1 and inputs[0].is_file()
+    if is_one and not output.exists() and _is_unknown(output.suffix):
+        raise UserError(
+            f"{output}: {output.suffix} is no format that can be written ({WRITTEN}); "
+            "for a folder give a name without an ending"
+        )
+    named_as_file = output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()
+    if named_as_file and is_one:
+        return [(inputs[0], output)]
+    if output.is_file() or named_as_file:
+        raise UserError(f"{output}: names a file, which holds one image; give a folder")
+    return [(source, output / name) for path in inputs for source, name in _images(path, suffix)]
+
+
+def _is_unknown(suffix: str) -> bool:
+    return bool(FILE_ENDING.fullmatch(suffix)) and suffix.lower() not in IMAGE_SUFFIXES
 
 
 def _images(path: Path, suffix: str) -> list[tuple[Path, Path]]:

@@ -119,6 +119,24 @@ def test_several_images_do_not_fit_a_file(place: Path) -> None:
     assert targets(["a.jpg"], "folder.png") == {"a.jpg": "folder.png/a.png"}
 
 
+@pytest.mark.parametrize("name", ["out.gif", "new/out.JP2", "out.xyz"])
+def test_one_image_is_not_written_into_a_folder_that_is_called_like_a_picture(place: Path, name: str) -> None:
+    pictures("a.jpg", "b.jpg")
+    line = refused(["a.jpg"], name)
+    assert line.startswith(f"{name}: {Path(name).suffix} is no format that can be written (.bmp .jpeg ")
+    assert line.endswith("; for a folder give a name without an ending")
+    # Several images want a folder, and what is there is one.
+    assert len(targets(["a.jpg", "b.jpg"], name)) == 2
+    Path(name).mkdir(parents=True)
+    assert targets(["a.jpg"], name) == {"a.jpg": f"{name}/a.png"}
+
+
+@pytest.mark.parametrize("name", ["results.v2", "2026.11", "model.champion"])
+def test_a_folder_may_have_a_dot_in_its_name(place: Path, name: str) -> None:
+    pictures("a.jpg")
+    assert targets(["a.jpg"], name) == {"a.jpg": f"{name}/a.png"}
+
+
 # --- translating -------------------------------------------------------------------------------------
 
 
@@ -151,10 +169,18 @@ def test_an_unreadable_image_is_named_after_the_others_are_written(place: Path, 
     with pytest.raises(UserError) as caught:
         translate([Path("in")], Path("out"), model)
     line = str(caught.value)
-    assert line.startswith("2 of 4 images translated; not: in/b.png does not decode (")
+    assert line.startswith("2 of 4 images translated to out; not: in/b.png does not decode (")
     assert "; in/d.jpg does not decode (" in line
     assert "\n" not in line
     assert files("out") == {"a.png", "c.png"}
+
+
+def test_of_many_unreadable_images_five_are_named_and_the_rest_counted(place: Path, model: str) -> None:
+    pictures("in/a.png")
+    for number in range(7):
+        Path(f"in/{number}.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"^1 of 8 images translated to out; .*in/4\.png [^;]*; and 2 more$"):
+        translate([Path("in")], Path("out"), model)
 
 
 def test_nothing_is_written_without_a_model(place: Path) -> None:
@@ -246,7 +272,7 @@ def test_the_plan_is_checked_before_anything_is_drawn(place: Path) -> None:
 def test_an_unreadable_image_stops_no_other_from_being_drawn(place: Path) -> None:
     pictures("in/a.png", "in/c.png")
     Path("in/b.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"^2 of 3 images translated; not: in/b\.png does not decode"):
+    with pytest.raises(UserError, match=r"^2 of 3 images translated to out; not: in/b\.png does not decode"):
         draw([Path("in")], Path("out"), brighter, 1, 1)
     assert files("out") == {"a-1.png", "a-samples.png", "c-1.png", "c-samples.png"}
 
