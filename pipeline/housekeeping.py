@@ -51,6 +51,7 @@ class Part:
 
     Attributes:
         bytes: what the files take.
+        which: of them, where each has a number: `versions 1, 2, 4 to 7`.
         skipped: why nothing of this kind goes now; empty where it does.
     """
 
@@ -58,6 +59,7 @@ class Part:
     count: int
     bytes: int
     skipped: str = ""
+    which: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,13 @@ def _survey(name: str, keep: int, still: Standstill) -> tuple[set[str], list[_Ki
     kinds = [
         _kind("crashed runs' worktrees", [_bytes(path) for path in still.crashed], still.remove_crashed),
         _kind("stale checkpoints", [_bytes(path) for path in stale], lambda: _remove_checkpoints(stale)),
-        _kind("MLflow versions", sizes, lambda: _remove_versions(name, dropped, keep), busy),
+        _kind(
+            "MLflow versions",
+            sizes,
+            lambda: _remove_versions(name, dropped, keep),
+            busy,
+            _numbered([int(version.version) for version in dropped]),
+        ),
         _kind("commits of no version", [0] * len(unneeded), lambda: commits.unpin(unneeded), busy),
         _cache(needed, busy or lost),
     ]
@@ -134,8 +142,26 @@ def _is_unheld(tags: Mapping[str, str]) -> bool:
     return not is_in_tree and commits.exists(tags.get("git_commit", "HEAD"))
 
 
-def _kind(name: str, sizes: Sequence[int], remove: Callable[[], None], skipped: str = "") -> _Kind:
-    return _Kind(Part(name, 0, 0, skipped) if skipped else Part(name, len(sizes), sum(sizes)), remove)
+def _kind(
+    name: str, sizes: Sequence[int], remove: Callable[[], None], skipped: str = "", which: str = ""
+) -> _Kind:
+    part = Part(name, 0, 0, skipped) if skipped else Part(name, len(sizes), sum(sizes), which=which)
+    return _Kind(part, remove)
+
+
+def _numbered(numbers: Sequence[int]) -> str:
+    """Rising numbers of versions, three or more that follow each other as `4 to 7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    said = ", ".join(
+        f"{first} to {last}" if last > first + 1 else ", ".join(map(str, sorted({first, last})))
+        for first, last in runs
+    )
+    return f"version{'s' if len(numbers) > 1 else ''} {said}" if numbers else ""
 
 
 def _bytes(path: Path) -> int:

@@ -98,6 +98,7 @@ def _table(parts: "list[Part]", verb: str) -> str:
         if part.skipped:
             lines.append(f"{part.name:24}{'':>7}{'':>10}  left: {part.skipped}")
         else:
-            lines.append(f"{part.name:24}{part.count:>7}{part.bytes / 1e6:>10.1f}")
+            which = f"  {part.which}" if part.which else ""
+            lines.append(f"{part.name:24}{part.count:>7}{part.bytes / 1e6:>10.1f}{which}")
     lines.append(f"{'total':24}{'':>7}{sum(part.bytes for part in parts) / 1e6:>10.1f}")
     return "\n".join(lines)

@@ -100,6 +100,19 @@ def test_what_stays_of_nine_versions(
     assert housekeeping.staying(now, aliases, tags, {"tip"}, keep) == set(stay.split())
 
 
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ([], ""),
+        ([3], "version 3"),
+        ([1, 2], "versions 1, 2"),
+        ([1, 2, 4, 5, 6, 9], "versions 1, 2, 4 to 6, 9"),
+    ],
+)
+def test_versions_that_go_are_named_in_few_words(numbers: list[int], said: str) -> None:
+    assert housekeeping._numbered(numbers) == said
+
+
 # --- what goes ---------------------------------------------------------------------------------------
 
 
@@ -120,7 +133,7 @@ def test_a_look_shows_and_yes_removes_what_no_kept_version_needs(
         "can go                    count        MB\n"
         "crashed runs' worktrees       0       0.0\n"
         "stale checkpoints             0       0.0\n"
-        "MLflow versions               1       0.0\n"
+        "MLflow versions               1       0.0  version 3\n"
         "commits of no version         0       0.0\n"
         "DVC cache                     3       2.0\n"
         "total                                 2.0\n"
