@@ -229,7 +229,7 @@ def test_an_unknown_preset_names_the_nearest_or_all(name: str, said: str) -> Non
         ("- train\n", "presets/own.yaml: is not a mapping of sections"),
         ("train: 3\n", "presets/own.yaml: is not a mapping of sections"),
         ("train:\n", "presets/own.yaml: is not a mapping of sections"),
-        ("train: {epochs: 3\n", "presets/own.yaml: line 2: "),
+        ("train: {epochs: 3\n", "presets/own.yaml: line 2, column 1: "),
         (
             "train: {epoch: 3}\n",
             "presets/own.yaml over params.yaml: train.epoch: unknown key; did you mean train.epochs?",
@@ -259,7 +259,7 @@ def test_an_invalid_preset_is_one_line_and_leaves_the_file_as_it_was(text: str, 
     [
         (b"", "params.yaml: is not a mapping of sections"),
         (b"train: 3\n", "params.yaml: "),
-        (b"train: [\n", "params.yaml: line 2: "),
+        (b"train: [\n", "params.yaml: line 2, column 1: "),
         (COMMITTED + b"  unknown: 3\n", "params.yaml: run.unknown: unknown key"),
     ],
 )

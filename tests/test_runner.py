@@ -156,7 +156,7 @@ def test_a_bug_keeps_its_traceback_and_exits_with_1(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (None, "error: params.yaml: not found; run this in the project's folder"),
-        (b"train: [\n", "error: params.yaml: line 2: "),
+        (b"train: [\n", "error: params.yaml: line 2, column 1: "),
         (b"", "error: params.yaml: is not a mapping of sections"),
         (b"\x07", "error: params.yaml: cannot be read: unacceptable character"),
         (b"trian: {epochs: 3}\n", "error: params.yaml: trian: unknown key; did you mean train?"),
