@@ -44,7 +44,7 @@ def _draw(path: Path, before: Mapping[str, Any], after: Mapping[str, Any], revis
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
     counts, *histograms = figure.subplots(1, 3, width_ratios=(2, 3, 3))
     versions = ((before, revision, "#9aa5b1"), (after, "this folder", "#1f5fa8"))
     for offset, (version, label, colour) in zip((-0.2, 0.2), versions, strict=True):
@@ -53,9 +53,11 @@ def _draw(path: Path, before: Mapping[str, Any], after: Mapping[str, Any], revis
         bars = counts.bar(places, [row["pairs"] for row in rows.values()], 0.38, label=label, color=colour)
         counts.bar_label(bars, fontsize=8)
     counts.set_xticks(range(len(after["splits"])), list(after["splits"]))
-    counts.set_title("pairs", fontsize=10)
+    counts.set_title("pairs by split", fontsize=10)
+    counts.set_ylabel("pairs", fontsize=8)
     counts.margins(y=0.15)
-    counts.legend(fontsize=8, loc="upper right", frameon=False)
+    # One for all panels: the colours mean the same in each.
+    figure.legend(*counts.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
     for axes, side in zip(histograms, SIDES, strict=True):
         for version, _, colour in versions:
             if "colours" in version:
@@ -65,7 +67,9 @@ def _draw(path: Path, before: Mapping[str, Any], after: Mapping[str, Any], revis
                 axes.stairs(
                     shares, edges, fill=filled, color=colour, alpha=0.6 if filled else 1, linewidth=1.8
                 )
-        axes.set_title(f"{side}: share of the pixels by level", fontsize=10)
+        axes.set_title(f"{side}: how bright its pixels are", fontsize=10)
+        axes.set_xlabel("level, 0 black to 255 white", fontsize=8)
+        axes.set_ylabel("share of the pixels", fontsize=8)
         axes.set_xlim(0, 256)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter("{x:.0%}")
