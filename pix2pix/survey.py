@@ -101,7 +101,7 @@ class Survey:
         smaller_px: the smaller side of a typical image.
         aspect: width by height of a typical image.
         unreadable: what could not be read of the sample, with the reason.
-        picture: a grid of a few pairs.
+        names, cells: of a few pairs, both sides as small squares.
     """
 
     found: Found
@@ -112,7 +112,13 @@ class Survey:
     smaller_px: int
     aspect: float
     unreadable: dict[str, str]
-    picture: Pixels
+    names: tuple[str, ...]
+    cells: tuple[tuple[Pixels, Pixels], ...]
+
+    def picture(self, headings: tuple[str, str], turned: bool) -> Pixels:
+        """A grid of these pairs; `turned` has B on the left."""
+        cells = [(b, a) if turned else (a, b) for a, b in self.cells]
+        return pair_grid(cells, self.names, headings)
 
 
 def survey(
@@ -163,6 +169,7 @@ def survey(
         indices = (indices[0] if drawn[0] else NO_INDICES, indices[1] if drawn[1] else NO_INDICES)
         read = list(_read(folder, decoded, derive, combined, unreadable, indices, limits))
         drawn = _are_drawn(read)
+    shown = [read[index] for index in spread(len(read), DRAWN)]
     return Survey(
         found=found,
         splits=dict(Counter(pair.split for pair in found.pairs)),
@@ -181,7 +188,8 @@ def survey(
         smaller_px=smaller,
         aspect=aspect,
         unreadable=unreadable,
-        picture=_picture(read),
+        names=tuple(pair.name for pair in shown),
+        cells=tuple(pair.cells for pair in shown),
     )
 
 
@@ -312,11 +320,6 @@ def _is_drawn(values: Sequence[tuple[float, float]]) -> bool:
     # maps .62 .86 and aerial photos .23 .45; line drawings .5 1.0; grey photos .45 .53; blurred ones .65 .28.
     flat, few = (statistics.median(column) for column in zip(*values, strict=True))
     return bool(few >= 0.95 or (flat >= 0.55 and few >= 0.5))
-
-
-def _picture(read: Sequence[_Read]) -> Pixels:
-    shown = [read[index] for index in spread(len(read), DRAWN)]
-    return pair_grid([pair.cells for pair in shown], [pair.name for pair in shown], ("A", "B"))
 
 
 # --- heads ---------------------------------------------------------------------------------------------

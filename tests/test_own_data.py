@@ -17,6 +17,7 @@ from pix2pix import images, pairs, params, survey, synthetic
 from pix2pix.errors import UserError
 from pix2pix.images import Pixels
 from pix2pix.layouts import find_pairs
+from pix2pix.pair_grid import pair_grid
 from pix2pix.params import read_yaml
 
 PROJECT = Path(__file__).parents[1]
@@ -99,6 +100,73 @@ def test_two_folders_with_a_label_map_are_said_drawn_and_made_a_preset(data: Pat
             for x in range(picture.shape[1] - 191)
             if picture[y : y + 192, x : x + 192].shape == shown.shape
         )
+
+
+@pytest.mark.parametrize(
+    ("pairs_in", "said"),
+    [
+        ({"": 30}, "; the distances of {} test pairs are chance, registry.primary_metric: l1 with a small"),
+        ({"train/": 8, "test/": 1}, "8 train, 1 test; the distances of 1 test pair are chance, "),
+        ({"train/": 8, "val/": 3}, "8 train, 3 val; the distances of 3 test pairs are chance, "),
+        ({"train/": 8, "test/": 20}, "8 train, 20 test"),
+        ({"test/": 3}, "3 test"),
+    ],
+    ids=str,
+)
+def test_of_few_test_pairs_it_is_said_what_judges_them_better(
+    data: Path, pairs_in: dict[str, int], said: str
+) -> None:
+    for folder, count in pairs_in.items():
+        for index, sides in enumerate(drawn_pairs(count, 32)):
+            save(data / folder / f"{index}.png", np.hstack(sides))
+    line = own_data.init_dataset(str(data)).lines[1]
+    if not said.endswith("test"):
+        prepare = written()["prepare"]
+        found = find_pairs(data).pairs
+        count = len(pairs.assign_splits(found, prepare["val_share"], prepare["test_share"])[0]["test"])
+        assert 0 < count < 20 and said.format(count) in line
+    else:
+        assert line.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("options", "labels_in", "headings", "left"),
+    [
+        ({}, "B", ("input (B)", "target (A)"), "B"),
+        ({}, "A", ("input (A)", "target (B)"), "A"),
+        ({"derive": "grayscale"}, "A", ("input (grayscale)", "target (photo)"), "A"),
+    ],
+    ids=["B is the input", "A is the input", "derived"],
+)
+def test_the_picture_has_the_input_on_the_left_and_says_which_side_it_is(
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, str],
+    labels_in: str,
+    headings: tuple[str, str],
+    left: str,
+) -> None:
+    photo, labels = drawn_pairs(1)[0]
+    sides = {"A": photo, "B": labels} if labels_in == "B" else {"A": labels, "B": photo}
+    for side, pixels in sides.items():
+        save(data / side / "0.png", pixels)
+    if options:
+        (data / "B" / "0.png").unlink()
+    drawn: list[Any] = []
+
+    def noted(*arguments: Any) -> Pixels:
+        drawn.append(arguments)
+        return pair_grid(*arguments)
+
+    monkeypatch.setattr(survey, "pair_grid", noted)
+    own_data.init_dataset(str(data), **options)
+    ((cells, _, said),) = drawn
+    assert said == headings
+    expected = images.resize(sides[left], survey.CELL_PX, survey.CELL_PX, "area")
+    if options:
+        assert np.ptp(cells[0][0], axis=2).max() == 0
+    else:
+        assert np.array_equal(cells[0][0], expected)
 
 
 @pytest.mark.parametrize("combined", ["side-by-side", "stacked"])
