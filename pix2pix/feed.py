@@ -42,10 +42,12 @@ class Feed(Protocol):
     Attributes:
         names: of the pairs, in order.
         size_px: height and width of the stored images.
+        reads: whether `items` may have to wait for a disk.
     """
 
     names: tuple[str, ...]
     size_px: tuple[int, int]
+    reads: bool
 
     def items(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
         """What `crops` needs for each batch, on the device.
@@ -63,6 +65,8 @@ class Feed(Protocol):
 
 class CachedFeed:
     """Pairs that live on the device and are cropped there; an item is the batch's rows of jitter."""
+
+    reads = False
 
     def __init__(
         self, names: tuple[str, ...], pixels: Tensor, sides: tuple[Encoding, Encoding] = (RGB8, RGB8)
@@ -90,6 +94,8 @@ class StreamedFeed:
         workers: processes; 0 reads in this one.
         persistent: the workers stay from one epoch to the next.
     """
+
+    reads = True
 
     def __init__(
         self, files: PairFiles, image_px: Size, device: torch.device, workers: int, persistent: bool = True

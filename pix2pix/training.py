@@ -150,7 +150,8 @@ def fit(
         state.generator.train()
         batches = in_batches(rows, recipe.batch)[state.step % steps_per_epoch :]
         shares, weights = zip(*(group.share(batch) for batch in batches), strict=True)
-        for item, weight in zip(clock.over(train.items(shares)), weights, strict=True):
+        items = train.items(shares)
+        for item, weight in zip(clock.over(items) if train.reads else items, weights, strict=True):
             # The product is a copy: the next step may write to the same place.
             is_due = unread.add(step(item, weight) * weight)
             state.step += 1

@@ -175,6 +175,12 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path: Pat
     assert torch.load(tmp_path / "f" / "checkpoint.pt", weights_only=True)["step"] == 4
 
 
+def test_pairs_that_are_held_are_not_waited_for(tmp_path: Path) -> None:
+    """However short a step is, and the host slow to tell of the next one."""
+    points = [event for event in run(tmp_path, recipe()) if isinstance(event, LossPoint)]
+    assert points and not any(point.data_share for point in points)
+
+
 def test_the_time_spent_waiting_for_data_is_measured_between_points(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(training.time, "monotonic", lambda: now)
