@@ -25,7 +25,8 @@ import onnxruntime as ort
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import lineage
+from pipeline import lineage, registry, tracking
+from pipeline.registry import Registered
 from pix2pix import images
 from pix2pix.files import sha256_file, sha256_json, write_json, write_text
 from pix2pix.images import Pixels
@@ -359,3 +360,27 @@ def no_server(impatient: None, monkeypatch: pytest.MonkeyPatch) -> str:
     uri = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri
+
+
+# --- what is in the store ----------------------------------------------------------------------------
+
+
+def register(project: Project, card: str = "# a card") -> Registered:
+    return registry.register(project.params(), card)
+
+
+def client() -> MlflowClient:
+    return MlflowClient(tracking.store_uri(), tracking.store_uri())
+
+
+def aliases() -> dict[str, str]:
+    return {name: str(v) for name, v in client().get_registered_model(MODEL_NAME).aliases.items()}
+
+
+def versions() -> list[str]:
+    return sorted(str(version.version) for version in client().search_model_versions())
+
+
+def runs() -> list[Any]:
+    ids = [experiment.experiment_id for experiment in client().search_experiments()]
+    return list(client().search_runs(ids))
