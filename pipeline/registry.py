@@ -22,7 +22,7 @@ from pix2pix.files import sha256_file, sha256_json
 from pix2pix.params import PARAMS_FILE, Params
 from pix2pix.translator import Translator
 
-from . import delivery, gate, lineage, promotion, tracking
+from . import delivery, gate, lineage, promotion, rebuilt_run, tracking
 from .promotion import CHALLENGER, CHAMPION
 
 log = logging.getLogger(__name__)
@@ -89,8 +89,8 @@ def register(
     _refuse_mixture(params, metrics, export, digest)
     with tracking.reachable() as mlflow:
         client = mlflow.MlflowClient()
-        run_id = tracking.run_of(mlflow, params, metrics["weights_sha256"], data, _imported(export))
-        tracking.record_evaluation(mlflow, run_id, metrics)
+        run_id = rebuilt_run.run_of(mlflow, params, metrics["weights_sha256"], data, _imported(export))
+        rebuilt_run.record_evaluation(mlflow, run_id, metrics)
         version = version_of(client, name, digest)
         created = version is None
         if version is None:

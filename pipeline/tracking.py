@@ -1,28 +1,21 @@
-"""MLflow runs: a view of what the files say. Training goes on without a server; registering does not."""
+"""MLflow's store, the way to it, and what each of our runs there bears: a view of what the files say."""
 
-import csv
 import errno
 import json
 import logging
 import os
 import platform
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from queue import SimpleQueue
 from tempfile import TemporaryDirectory, gettempdir
-from threading import Event, Thread
 from typing import Any
 
 from pix2pix.errors import UserError
-from pix2pix.files import sha256_json
 from pix2pix.params import Params
 
 from . import lineage
-
-log = logging.getLogger(__name__)
 
 # Seven tries with growing pauses, MLflow's default, would hold up a training for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -42,9 +35,6 @@ REPORTS = Path("reports")
 PLACE_TAG = "place"
 # The digest of the file that weights were imported from, which were not trained here.
 IMPORTED_TAG = "imported_sha256"
-# Of the ten that a stage has to end: the rest is for its step, its checkpoint and Python's own end.
-STOP_S = 3.0
-THREAD = "telling MLflow"
 
 
 class Unreachable(UserError):
@@ -206,131 +196,12 @@ def use_experiment(mlflow: Any, name: str) -> str:
     return str(mlflow.create_experiment(name, artifact_location=beside))
 
 
-# --- a training, live --------------------------------------------------------------------------------
+# --- what a run bears --------------------------------------------------------------------------------
 
 
-class TrainingRun:
-    """What a training tells MLflow, in a thread of its own: a store that hangs holds up no step and no end.
-
-    The first failure is said once and ends the telling, not the training.
-    """
-
-    def __init__(self, begin: Callable[[Any], None] | None, grids: int) -> None:
-        self._grids_left = grids
-        self._actions: SimpleQueue[Callable[[Any], Any] | None] = SimpleQueue()
-        self._begun = Event()
-        # A daemon: whoever waits for an answer that never comes does not keep this process.
-        self._thread = Thread(target=self._talk, args=(begin,), name=THREAD, daemon=True)
-        if begin:
-            self._thread.start()
-
-    def losses(self, step: int, values: Mapping[str, float]) -> None:
-        """A point of the loss curves."""
-        self._tell(lambda mlflow: mlflow.log_metrics(dict(values), step=step, synchronous=True))
-
-    def validated(self, step: int, epoch: int, l1: float, grid: Path) -> None:
-        """A validation: its L1, and its grid until run.tracked_grids of them are sent."""
-        self._tell(lambda mlflow: mlflow.log_metrics({"val_l1": l1}, step=step, synchronous=True))
-        if self._grids_left > 0:
-            self._grids_left -= 1
-            self._tell(lambda mlflow: _log_grid(mlflow, grid, epoch))
-
-    def collapsed(self, message: str) -> None:
-        """A sign of collapse was seen: the run bears it as a tag, the last one where there are several."""
-        self._tell(lambda mlflow: mlflow.set_tag("collapse", message))
-
-    def finish(self, weights_sha256: str) -> None:
-        """The training is complete and its files are in place."""
-        self._tell(lambda mlflow: mlflow.set_tag("weights_sha256", weights_sha256))
-        self._tell(lambda mlflow: mlflow.log_artifact(str(REPORTS / "losses.csv")))
-        self._end("FINISHED")
-
-    def stop(self, status: str) -> None:
-        """The training ends early: KILLED by the user or FAILED; the store has a moment to hear of it."""
-        self._end(status, STOP_S)
-
-    def await_opening(self) -> None:
-        """Until the run is open, or the store was given up."""
-        if self._thread.is_alive():
-            self._begun.wait()
-
-    def _end(self, status: str, patience_s: float | None = None) -> None:
-        self._tell(lambda mlflow: mlflow.end_run(status))
-        self._tell(None)
-        if self._thread.is_alive():
-            self._thread.join(patience_s)
-
-    def _tell(self, action: Callable[[Any], Any] | None) -> None:
-        if self._thread.is_alive():
-            self._actions.put(action)
-
-    def _talk(self, begin: Callable[[Any], None]) -> None:
-        mlflow: Any = None
-        try:
-            mlflow = connect()
-            begin(mlflow)
-            self._begun.set()
-            while action := self._actions.get():
-                action(mlflow)
-        except Exception as error:
-            _lose(mlflow, error)
-        finally:
-            self._begun.set()
-
-
-@contextmanager
-def training_run(params: Params, fingerprint: str, data: Mapping[str, Any]) -> Iterator[TrainingRun]:
-    """Open the run of a training; one with this fingerprint that was interrupted is taken up again."""
-
-    def begin(mlflow: Any) -> None:
-        _open_run(mlflow, params, fingerprint, data)
-
-    tracked = TrainingRun(begin if params.run.tracking else None, params.run.tracked_grids)
-    try:
-        tracked.await_opening()
-        yield tracked
-    except Exception:
-        # An interruption is an order, not a failure.
-        tracked.stop("FAILED")
-        raise
-    except BaseException:
-        tracked.stop("KILLED")
-        raise
-
-
-def _open_run(mlflow: Any, params: Params, fingerprint: str, data: Mapping[str, Any]) -> None:
-    experiment_id = use_experiment(mlflow, params.registry.model_name)
-    unfinished = mlflow.search_runs(
-        [experiment_id],
-        f"tags.fingerprint = '{fingerprint}' and attributes.status != 'FINISHED'",
-        max_results=1,
-        output_format="list",
-    )
-    if unfinished:
-        mlflow.start_run(run_id=unfinished[0].info.run_id, log_system_metrics=True)
-        mlflow.set_tag(PLACE_TAG, _place())
-        return
-    tags = {"fingerprint": fingerprint, "data_sha256": str(data["train"]), PLACE_TAG: _place()}
-    tags |= lineage.tags()
-    mlflow.start_run(experiment_id=experiment_id, tags=tags, log_system_metrics=True)
-    mlflow.log_params(flat(params))
-    _log_dataset(mlflow, params, str(data["train"]))
-
-
-def _place() -> str:
+def place() -> str:
+    """Where this process is at work: HOST:FOLDER."""
     return f"{platform.node()}:{Path.cwd()}"
-
-
-def _lose(mlflow: Any, error: Exception) -> None:
-    """Say once that the store is lost and let go of the run, which MLflow would try to end at exit."""
-    log.warning(
-        "MLflow at %s cannot be written (%s); training goes on, the files are complete",
-        store_name(),
-        reason(error),
-    )
-    if mlflow is not None:
-        with suppress(Exception):
-            mlflow.end_run("KILLED")
 
 
 def flat(params: Params) -> dict[str, str]:
@@ -341,7 +212,8 @@ def flat(params: Params) -> dict[str, str]:
     }
 
 
-def _log_dataset(mlflow: Any, params: Params, sha256: str) -> None:
+def log_dataset(mlflow: Any, params: Params, sha256: str) -> None:
+    """The data set that the open run trained on, by the digest of its training pairs."""
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
 
@@ -351,101 +223,15 @@ def _log_dataset(mlflow: Any, params: Params, sha256: str) -> None:
     mlflow.log_input(dataset, context="training")
 
 
-def _log_grid(mlflow: Any, grid: Path, epoch: int) -> None:
+def log_grid(mlflow: Any, grid: Path, epoch: int) -> None:
+    """A grid of samples, as a picture of the open run."""
     from PIL import Image
 
     with Image.open(grid) as image:
         mlflow.log_image(image, key="validation", step=epoch, synchronous=True)
 
 
-# --- afterwards, from the files ----------------------------------------------------------------------
-
-
-def run_of(
-    mlflow: Any, params: Params, weights_sha256: str, data: Mapping[str, Any], imported_sha256: str = ""
-) -> str:
-    """The id of the run that trained these weights; rebuilt from the files where the store lost it.
-
-    Of imported weights it says where they come from, and nothing of a training that they did not have here.
-    """
-    experiment_id = use_experiment(mlflow, params.registry.model_name)
-    found = mlflow.search_runs(
-        [experiment_id], f"tags.weights_sha256 = '{weights_sha256}'", max_results=1, output_format="list"
-    )
-    if found:
-        return str(found[0].info.run_id)
-    return _rebuild(mlflow, params, weights_sha256, data, imported_sha256, experiment_id)
-
-
-def _rebuild(
-    mlflow: Any,
-    params: Params,
-    weights_sha256: str,
-    data: Mapping[str, Any],
-    imported_sha256: str,
-    experiment_id: str,
-) -> str:
-    from mlflow.entities import Metric
-
-    train_sha256 = data["splits"]["train"]["sha256"]
-    points = [
-        Metric(name, float(row[name]), 0, int(row["step"]))
-        for row in _rows(REPORTS / "losses.csv")
-        for name in row
-        if name not in ("step", "epoch")
-    ]
-    points += [
-        Metric("val_l1", float(row["l1"]), 0, int(row["step"])) for row in _rows(REPORTS / "validation.csv")
-    ]
-    origin = {
-        "data_sha256": train_sha256,
-        "rebuilt_from": "reports/losses.csv, reports/validation.csv, params.yaml",
-    }
-    if imported_sha256:
-        origin = {IMPORTED_TAG: imported_sha256}
-    tags = {**lineage.tags(), **origin, PLACE_TAG: _place()}
-    not_theirs = ("model.", "train.") if imported_sha256 else ()
-    with mlflow.start_run(experiment_id=experiment_id, tags=tags, log_system_metrics=False) as run:
-        mlflow.log_params({k: v for k, v in flat(params).items() if not k.startswith(not_theirs)})
-        if not imported_sha256:
-            _log_dataset(mlflow, params, train_sha256)
-        # A request to MLflow may hold 1000 metrics.
-        for first in range(0, len(points), 1000):
-            mlflow.MlflowClient().log_batch(run.info.run_id, metrics=points[first : first + 1000])
-        mlflow.log_artifact(str(REPORTS / "losses.csv"))
-        grids = sorted((REPORTS / "samples").glob("epoch-*.png"))
-        for grid in grids[-params.run.tracked_grids :] if params.run.tracked_grids else []:
-            _log_grid(mlflow, grid, int(grid.stem.rpartition("-")[2]))
-        # The last word: a run without it is not found and made again.
-        mlflow.set_tag("weights_sha256", weights_sha256)
-        return str(run.info.run_id)
-
-
-def record_evaluation(mlflow: Any, run_id: str, metrics: Mapping[str, Any]) -> None:
-    """Add the test metrics, their baselines and the test pictures to a run that lacks them.
-
-    Raises:
-        UserError: a picture is not there yet.
-    """
-    from mlflow.entities import Metric, RunTag
-
-    client, digest = mlflow.MlflowClient(), sha256_json(metrics)
-    if client.get_run(run_id).data.tags.get("evaluation_sha256") == digest:
-        return
-    files = [there(REPORTS / name) for name in ("test_grid.png", "worst.png", "metrics.json", "data.json")]
-    # Those the stage `register` does not depend on, so nobody may have restored them.
-    files += [file for name in ("per_image.csv", "data.png") if (file := REPORTS / name).exists()]
-    now_ms = int(time.time() * 1000)
-    points = [
-        Metric(f"{prefix}/{name}", value, now_ms, 0)
-        for group, prefix in (("model", "test"), ("input_as_output", "input_as_output"), ("floor", "floor"))
-        for name, value in metrics[group].items()
-    ]
-    client.log_batch(run_id, metrics=points)
-    for file in files:
-        client.log_artifact(run_id, str(file), "evaluation")
-    tags = {"split_sha256": metrics["split_sha256"], "evaluation_sha256": digest}
-    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+# --- reports -----------------------------------------------------------------------------------------
 
 
 def there(path: Path) -> Path:
@@ -466,8 +252,3 @@ def read_json(path: Path) -> Any:
         UserError: it is not there yet.
     """
     return json.loads(there(path).read_text(encoding="utf-8"))
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with there(path).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

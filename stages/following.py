@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from pipeline import tracking
+from pipeline import live_run
 from pix2pix import images
 from pix2pix.checkpoint import CheckpointFolder, GeneratorConfig
 from pix2pix.events import Event, Finished, LossPoint, Started, Stepped, Validated, Warned
@@ -27,7 +27,7 @@ SAMPLE_NAMES = "epoch-*.png"
 def follow(
     events: Iterator[Event],
     params: Params,
-    tracked: tracking.TrainingRun,
+    tracked: live_run.TrainingRun,
     folder: CheckpointFolder,
     names: Sequence[str],
     config: GeneratorConfig,

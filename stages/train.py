@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pipeline import lineage, tracking
+from pipeline import lineage, live_run
 from pix2pix import checkpoint, devices, feed, memory, pair_set, processes, training, training_state
 from pix2pix.checkpoint import CheckpointFolder, GeneratorConfig
 from pix2pix.errors import UserError
@@ -134,7 +134,7 @@ def _train(params: Params, group: Group, stop: "_Stop") -> None:
             for _ in events:
                 pass
             return
-        with tracking.training_run(params, fingerprint, data) as tracked:
+        with live_run.training_run(params, fingerprint, data) as tracked:
             stop.note_signals()
             _lead(events, params, config, tracked, folder, val_feed.names)
     folder.remove()
@@ -144,7 +144,7 @@ def _lead(
     events: Iterator[Event],
     params: Params,
     config: GeneratorConfig,
-    tracked: tracking.TrainingRun,
+    tracked: live_run.TrainingRun,
     folder: CheckpointFolder,
     names: Sequence[str],
 ) -> None:

@@ -20,7 +20,7 @@ from registry_fixtures import (
     versions,
 )
 
-from pipeline import delivery, registry, tracking
+from pipeline import delivery, live_run, registry, tracking
 from pipeline.registry import Registered
 from pix2pix.errors import UserError
 from pix2pix.files import sha256_file
@@ -165,7 +165,7 @@ def test_a_store_that_was_moved_is_refused_and_made_again_from_the_files(
 
 def test_a_tracked_training_gets_the_version_and_keeps_its_end(project: Project, store: Path) -> None:
     project.make("a", 0.2)
-    with tracking.training_run(project.params(), "f1", {"train": digest("train pairs")}) as tracked:
+    with live_run.training_run(project.params(), "f1", {"train": digest("train pairs")}) as tracked:
         tracked.losses(50, {"g_l1": 0.5})
         tracked.finish(digest("a"))
     (trained,) = runs()
