@@ -107,7 +107,8 @@ def test_stages_know_only_these_of_the_pipeline(module: Path) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_deps_cover_every_module_it_imports(stage: str) -> None:
-    needed = reached(f"stages/{stage}.py", through=OBSERVERS | SOURCES | BESIDE_THE_STAGES) - PACKAGES
+    # What a source imports is listed, for the dependency that names the source watches that file alone.
+    needed = reached(f"stages/{stage}.py", through=OBSERVERS | BESIDE_THE_STAGES) - PACKAGES - SOURCES
     declared = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
     assert needed == declared
 
