@@ -14,7 +14,7 @@ import torch
 from pix2pix import devices
 from pix2pix.errors import UserError
 
-from . import inference, limits, pipeline, reference
+from . import limits, pipeline, reference
 from .ours import Shape, Training, Way, held
 
 BATCHES, SIZES_PX, FEWEST_PAIRS = (1, 2, 4, 8, 16, 32, 64), (64, 128, 256, 512), 100
@@ -122,6 +122,9 @@ def measured(point: Point, folder: Path, device_name: str, threads: int, way: Wa
 def _call(point: Point, folder: Path, device: torch.device, threads: int, way: Way) -> Callable[[], object]:
     """What is done once for each batch; each side with the settings that it runs with."""
     if point.of == "inference":
+        # Not above: loader processes that are forked with onnxruntime in them abort at their end.
+        from . import inference
+
         return inference.ways(point.shape, threads)[point.way]
     if point.way == "reference":
         if device.type == "cuda":
