@@ -21,7 +21,7 @@ import shutil
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,9 @@ class Part:
 
     Attributes:
         bytes: what the files take.
-        which: of them, where each has a number: `versions 1, 2, 4 to 7`.
         skipped: why nothing of this kind goes now; empty where it does.
+        which: of them, where each has a number: `versions 1, 2, 4 to 7`.
+        stay: where each has a number, a line for every reason: `version 3  the champion`.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Part:
     bytes: int
     skipped: str = ""
     which: str = ""
+    stay: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _survey(name: str, keep: int, still: Standstill) -> tuple[set[str], list[_Ki
     tracking.refuse_missing(name)
     with tracking.reachable() as mlflow:
         client = mlflow.MlflowClient()
-        kept, dropped = _versions(client, name, keep)
+        kept, dropped, why = _versions(client, name, keep)
         sizes = [_size(client, version) for version in dropped]
     known = {commit for version in kept if (commit := reproduce.commit_of(version.tags))}
     # Of a team's versions this clone has its own commits only.
@@ -115,16 +117,14 @@ def _survey(name: str, keep: int, still: Standstill) -> tuple[set[str], list[_Ki
     lost = (
         f"no commit here has the results of {unheld[0]}; commit or fetch them, or delete it" if unheld else ""
     )
+    versions = _kind("MLflow versions", sizes, lambda: _remove_versions(name, dropped, keep), busy)
+    if not busy:
+        which, stay = _numbered([int(version.version) for version in dropped]), tuple(_reasons(why))
+        versions = replace(versions, part=replace(versions.part, which=which, stay=stay))
     kinds = [
         _kind("crashed runs' worktrees", [_bytes(path) for path in still.crashed], still.remove_crashed),
         _kind("stale checkpoints", [_bytes(path) for path in stale], lambda: _remove_checkpoints(stale)),
-        _kind(
-            "MLflow versions",
-            sizes,
-            lambda: _remove_versions(name, dropped, keep),
-            busy,
-            _numbered([int(version.version) for version in dropped]),
-        ),
+        versions,
         _kind("commits of no version", [0] * len(unneeded), lambda: commits.unpin(unneeded), busy),
         _cache(needed, busy or lost),
     ]
@@ -142,11 +142,8 @@ def _is_unheld(tags: Mapping[str, str]) -> bool:
     return not is_in_tree and commits.exists(tags.get("git_commit", "HEAD"))
 
 
-def _kind(
-    name: str, sizes: Sequence[int], remove: Callable[[], None], skipped: str = "", which: str = ""
-) -> _Kind:
-    part = Part(name, 0, 0, skipped) if skipped else Part(name, len(sizes), sum(sizes), which=which)
-    return _Kind(part, remove)
+def _kind(name: str, sizes: Sequence[int], remove: Callable[[], None], skipped: str = "") -> _Kind:
+    return _Kind(Part(name, 0, 0, skipped) if skipped else Part(name, len(sizes), sum(sizes)), remove)
 
 
 def _numbered(numbers: Sequence[int]) -> str:
@@ -162,6 +159,16 @@ def _numbered(numbers: Sequence[int]) -> str:
         for first, last in runs
     )
     return f"version{'s' if len(numbers) > 1 else ''} {said}" if numbers else ""
+
+
+def _reasons(why: Mapping[str, str]) -> list[str]:
+    """The versions that stay, together where the reason is the same."""
+    together: dict[str, list[int]] = {}
+    for version, reason in why.items():
+        together.setdefault(reason, []).append(int(version))
+    named = {_numbered(sorted(numbers)): reason for reason, numbers in together.items()}
+    width = max(map(len, named), default=0)
+    return [f"{numbers:{width}}  {reason}" for numbers, reason in named.items()]
 
 
 def _bytes(path: Path) -> int:
@@ -199,16 +206,16 @@ def _remove_checkpoints(folders: Iterable[Path]) -> None:
 
 def staying(
     now: Standing,
-    aliases: Iterable[str],
+    aliases: Mapping[str, str],
     tags: Mapping[str, Mapping[str, str]],
     tips: Container[str],
     keep: int,
-) -> set[str]:
-    """The versions of a model that stay.
+) -> dict[str, str]:
+    """The versions of a model that stay, each with its first reason.
 
     Args:
         now: its champions.
-        aliases: versions that have one, whichever it is.
+        aliases: the version that has each.
         tags: of every version there is.
         tips: the commits that the deployments' next runs begin with.
         keep: at least 1.
@@ -218,44 +225,57 @@ def staying(
     replaced = {move.before for move in now.moves[-keep:]} & tags.keys()
     newest = sorted(tags, key=int, reverse=True)[:keep]
     moving = {now.intended.to, now.intended.before} if now.intended else set()
-    special = {
-        version
-        for version, known in tags.items()
-        # Not ours; awaiting a person's yes; or what the deployment's next run finds unchanged.
-        if "onnx_sha256" not in known or known.get("decision_kind") == HELD or known.get(COMMIT_TAG) in tips
-    }
-    wanted = {
-        now.champion,
-        now.challenger,
-        *moving,
-        *aliases,
-        *newest,
-        *line[-keep - 1 :],
-        *replaced,
-        *special,
-    }
-    stay = {version for version in wanted if version is not None}
+    reasons: list[tuple[str, Iterable[str | None]]] = [
+        ("the champion", [now.champion]),
+        ("the challenger", [now.challenger]),
+        ("a move of the champion was interrupted", moving),
+        *((f"has the alias {alias}", [version]) for alias, version in aliases.items()),
+        ("waits for a yes", _tagged(tags, lambda known: known.get("decision_kind") == HELD)),
+        ("within reach of a rollback", line[-keep - 1 :]),
+        ("was champion until lately", replaced),
+        (f"among the newest {keep}" if keep > 1 else "the newest", newest),
+        (
+            "what a deployment's next run compares itself with",
+            _tagged(tags, lambda known: known.get(COMMIT_TAG) in tips),
+        ),
+        ("registered by something else", _tagged(tags, lambda known: "onnx_sha256" not in known)),
+    ]
+    stay: dict[str, str] = {}
+    for reason, versions in reasons:
+        for version in versions:
+            if version is not None:
+                stay.setdefault(version, reason)
     # What a training began with is needed to make its generator again.
     starts = {
-        tags[version][WARM_START_TAG] for version in stay & tags.keys() if WARM_START_TAG in tags[version]
+        tags[version][WARM_START_TAG] for version in stay.keys() & tags if WARM_START_TAG in tags[version]
     }
-    return stay | {version for version, known in tags.items() if known.get("onnx_sha256") in starts}
+    for version in _tagged(tags, lambda known: known.get("onnx_sha256") in starts):
+        stay.setdefault(version, "the warm start of one that stays")
+    return stay
 
 
-def _versions(client: Any, name: str, keep: int) -> tuple[list[Any], list[Any]]:
-    """Those that stay, of every model, and those of this one that can go."""
+def _tagged(
+    tags: Mapping[str, Mapping[str, str]], is_meant: Callable[[Mapping[str, str]], bool]
+) -> list[str]:
+    return [version for version, known in tags.items() if is_meant(known)]
+
+
+def _versions(client: Any, name: str, keep: int) -> tuple[list[Any], list[Any], dict[str, str]]:
+    """Those that stay, of every model; those of this one that can go; and why its others do not."""
     now = promotion.standing(client, name)
     everything = _all_versions(client)
     own = {str(version.version): version for version in everything if version.name == name}
-    aliases = [str(version) for version in client.get_registered_model(name).aliases.values()]
+    aliases = {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
     stay = staying(
         now, aliases, {number: version.tags for number, version in own.items()}, commits.tips(), keep
     )
     # Here, too: a version that a rollback would return to, whatever the above comes to mean.
-    stay.add(champions.predecessor(client, name, now) or "")
+    if before := champions.predecessor(client, name, now):
+        stay.setdefault(before, "within reach of a rollback")
     dropped = [own[number] for number in sorted(own, key=int) if number not in stay]
     gone = {id(version) for version in dropped}
-    return [version for version in everything if id(version) not in gone], dropped
+    why = {number: reason for number, reason in stay.items() if number in own}
+    return [version for version in everything if id(version) not in gone], dropped, why
 
 
 def _all_versions(client: Any) -> list[Any]:
@@ -292,7 +312,7 @@ def _remove_versions(name: str, dropped: Iterable[Any], keep: int) -> None:
         client = mlflow.MlflowClient()
         for version in dropped:
             # A team's registry goes on meanwhile: it may have become champion.
-            kept, still = _versions(client, name, keep)
+            kept, still, _ = _versions(client, name, keep)
             if version.version not in {other.version for other in still}:
                 log.warning("%s version %s is needed by now and stays", name, version.version)
                 continue

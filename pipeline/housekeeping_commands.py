@@ -101,4 +101,6 @@ def _table(parts: "list[Part]", verb: str) -> str:
             which = f"  {part.which}" if part.which else ""
             lines.append(f"{part.name:24}{part.count:>7}{part.bytes / 1e6:>10.1f}{which}")
     lines.append(f"{'total':24}{'':>7}{sum(part.bytes for part in parts) / 1e6:>10.1f}")
+    stay = [line for part in parts for line in part.stay]
+    lines += [f"{'' if index else 'stay':6}{line}" for index, line in enumerate(stay)]
     return "\n".join(lines)

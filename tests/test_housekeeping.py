@@ -75,29 +75,49 @@ def rolled_back() -> Standing:
 @pytest.mark.parametrize(
     ("now", "aliases", "special", "keep", "stay"),
     [
-        (standing(), [], {}, 1, "9"),
-        (standing(), [], {}, 3, "7 8 9"),
-        (standing("1", "2", "3", "4"), [], {}, 1, "3 4 9"),
-        (standing("1", "2", "3", "4"), [], {}, 2, "2 3 4 8 9"),
+        (standing(), {}, {}, 1, "9"),
+        (standing(), {}, {}, 3, "7 8 9"),
+        (standing("1", "2", "3", "4"), {}, {}, 1, "3 4 9"),
+        (standing("1", "2", "3", "4"), {}, {}, 2, "2 3 4 8 9"),
         # Version 33 was deleted: a rollback passes over it.
-        (standing("1", "2", "33", "4"), [], {}, 1, "2 4 9"),
+        (standing("1", "2", "33", "4"), {}, {}, 1, "2 4 9"),
         # To undo a rollback one needs what it went away from.
-        (rolled_back(), [], {}, 1, "1 2 9"),
-        (standing("4", challenger="5"), [], {}, 1, "4 5 9"),
-        (standing("4"), ["6"], {}, 1, "4 6 9"),
-        (standing("4", intended=Move(2, "", "", "by hand", "4", "2", "")), [], {}, 1, "2 4 9"),
-        (standing(), [], {"3": {**OURS, "decision_kind": "held"}}, 1, "3 9"),
-        (standing(), [], {"3": {"onnx_sha256": "start"}, "9": {**OURS, "warm_start": "start"}}, 1, "3 9"),
-        (standing(), [], {"3": {}}, 1, "3 9"),
-        (standing(), [], {"3": {**OURS, COMMIT_TAG: "tip"}}, 1, "3 9"),
-        (standing(), [], {"3": {**OURS, COMMIT_TAG: "other"}}, 1, "9"),
+        (rolled_back(), {}, {}, 1, "1 2 9"),
+        (standing("4", challenger="5"), {}, {}, 1, "4 5 9"),
+        (standing("4"), {"mine": "6"}, {}, 1, "4 6 9"),
+        (standing("4", intended=Move(2, "", "", "by hand", "4", "2", "")), {}, {}, 1, "2 4 9"),
+        (standing(), {}, {"3": {**OURS, "decision_kind": "held"}}, 1, "3 9"),
+        (standing(), {}, {"3": {"onnx_sha256": "start"}, "9": {**OURS, "warm_start": "start"}}, 1, "3 9"),
+        (standing(), {}, {"3": {}}, 1, "3 9"),
+        (standing(), {}, {"3": {**OURS, COMMIT_TAG: "tip"}}, 1, "3 9"),
+        (standing(), {}, {"3": {**OURS, COMMIT_TAG: "other"}}, 1, "9"),
     ],
 )
 def test_what_stays_of_nine_versions(
-    now: Standing, aliases: list[str], special: dict[str, dict[str, str]], keep: int, stay: str
+    now: Standing, aliases: dict[str, str], special: dict[str, dict[str, str]], keep: int, stay: str
 ) -> None:
     tags = {str(number): OURS for number in range(1, 10)} | special
-    assert housekeeping.staying(now, aliases, tags, {"tip"}, keep) == set(stay.split())
+    assert housekeeping.staying(now, aliases, tags, {"tip"}, keep).keys() == set(stay.split())
+
+
+def test_each_version_stays_for_the_reason_that_counts_most() -> None:
+    tags: dict[str, dict[str, str]] = {str(number): OURS for number in range(1, 14)}
+    tags |= {"5": {**OURS, "decision_kind": "held"}, "6": {**OURS, COMMIT_TAG: "tip"}, "7": {}}
+    tags |= {"8": {"onnx_sha256": "start"}, "13": {**OURS, "warm_start": "start"}}
+    aliases = {"champion": "4", "challenger": "12", "shown": "10"}
+    why = housekeeping.staying(standing("2", "3", "4", challenger="12"), aliases, tags, {"tip"}, 2)
+    assert housekeeping._reasons(why) == [
+        "version 4      the champion",
+        "version 12     the challenger",
+        "version 10     has the alias shown",
+        "version 5      waits for a yes",
+        "versions 2, 3  within reach of a rollback",
+        "version 13     among the newest 2",
+        "version 6      what a deployment's next run compares itself with",
+        "version 7      registered by something else",
+        "version 8      the warm start of one that stays",
+    ]
+    assert "1" not in why
 
 
 @pytest.mark.parametrize(
@@ -137,6 +157,9 @@ def test_a_look_shows_and_yes_removes_what_no_kept_version_needs(
         "commits of no version         0       0.0\n"
         "DVC cache                     3       2.0\n"
         "total                                 2.0\n"
+        "stay  version 2  the champion\n"
+        "      version 1  within reach of a rollback\n"
+        "      version 4  the newest\n"
         "`pix2pix gc --yes` with the same options removes it\n"
     )
     model = logged_model("3")
