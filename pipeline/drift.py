@@ -6,7 +6,7 @@ reports/data.json, with all that is compared, and needs no pixel for it.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pix2pix import data_drift
 from pix2pix.data_drift import SIDES, Drift
@@ -14,6 +14,9 @@ from pix2pix.errors import UserError
 from pix2pix.files import atomic_file
 
 from . import commits, tracking
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REPORT, PICTURE = Path("reports/data.json"), Path("reports/data_drift.png")
 
@@ -35,16 +38,18 @@ def drift(revision: str) -> tuple[Drift, Path | None]:
     found = data_drift.compare(before, after)
     if found.is_none:
         return found, None
+    figure = _drawn(before, after, revision)
     with atomic_file(PICTURE) as partial:
-        _draw(partial, before, after, revision)
+        figure.savefig(partial, metadata={"Software": None})
     return found, PICTURE
 
 
-def _draw(path: Path, before: Mapping[str, Any], after: Mapping[str, Any], revision: str) -> None:
+def _drawn(before: Mapping[str, Any], after: Mapping[str, Any], revision: str) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
     counts, *histograms = figure.subplots(1, 3, width_ratios=(2, 3, 3))
     versions = ((before, revision, "#9aa5b1"), (after, "this folder", "#1f5fa8"))
     for offset, (version, label, colour) in zip((-0.2, 0.2), versions, strict=True):
@@ -62,19 +67,20 @@ def _draw(path: Path, before: Mapping[str, Any], after: Mapping[str, Any], revis
         for version, _, colour in versions:
             if "colours" in version:
                 shares = list(version["colours"][side]["histogram"].values())
-                edges = [256 / len(shares) * index for index in range(len(shares) + 1)]
+                step = 256 // len(shares)
+                edges = [step * index for index in range(len(shares) + 1)]
                 filled = version is before
                 axes.stairs(
                     shares, edges, fill=filled, color=colour, alpha=0.6 if filled else 1, linewidth=1.8
                 )
+                axes.set_ylabel(f"share of the pixels (steps of {step} levels)", fontsize=8)
         axes.set_title(f"{side}: how bright its pixels are", fontsize=10)
-        axes.set_xlabel("level, 0 black to 255 white", fontsize=8)
-        axes.set_ylabel("share of the pixels", fontsize=8)
+        axes.set_xlabel("level (0 is black, 255 white)", fontsize=8)
+        axes.set_xticks([0, 64, 128, 192, 255])
         axes.set_xlim(0, 256)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter("{x:.0%}")
     for axes in (counts, *histograms):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    return figure

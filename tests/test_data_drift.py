@@ -152,7 +152,7 @@ def test_the_version_before_comes_from_git_and_both_are_drawn(
     found, picture = drift.drift("one")
     assert found.pairs == {"train": (40, 41), "test": (10, 10)}
     assert picture == drift.PICTURE
-    assert images.read_rgb(picture).shape == (360, 1100, 3)
+    assert images.read_rgb(picture).shape == (400, 1100, 3)
     with pytest.raises(SystemExit) as ended:
         cli.main(["drift"])
     assert not ended.value.code
@@ -162,6 +162,19 @@ def test_the_version_before_comes_from_git_and_both_are_drawn(
     git("commit", "-qam", "two")
     assert drift.drift("HEAD")[0].is_none
     assert drift.drift("HEAD~1")[0].pairs["train"] == (40, 41)
+
+
+def test_every_axis_of_the_picture_says_what_it_counts_and_one_legend_is_for_all() -> None:
+    figure = drift._drawn(version(), version(), "one")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "this folder"]
+    pairs, source, target = figure.axes
+    assert [axes.get_legend() for axes in figure.axes] == [None] * 3
+    assert pairs.get_ylabel() == "pairs"
+    for axes, side in ((source, "input"), (target, "target")):
+        assert axes.get_title().startswith(side)
+        assert axes.get_xlabel() == "level (0 is black, 255 white)"
+        assert axes.get_ylabel() == "share of the pixels (steps of 16 levels)"
 
 
 def test_without_a_report_here_or_there_it_is_one_line(project: Path) -> None:
