@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 # Of what could not be read, so many are named.
 SHOWN = 5
 WRITTEN = " ".join(sorted(IMAGE_SUFFIXES))
-# Where one image goes to out.gif, a picture is meant; to results.v2 or 2026.11 a folder.
+# Where one image goes to out.gif or out.xyz, a picture is meant. Digits are no ending of one, and long words
+# none either: results.v2, 2026.11 and model.champion are folders.
 FILE_ENDING = re.compile(r"\.([a-z]{2,5}|jp2|j2k)", re.IGNORECASE)
 
 
@@ -176,11 +177,16 @@ def _each(
             write(pixels, target)
     if failed:
         more = f"; and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
-        raise UserError(
-            f"{len(jobs) - len(failed)} of {len(jobs)} images translated to {output}; "
-            f"not: {'; '.join(failed[:SHOWN])}{more}"
-        )
+        raise UserError(f"{_outcome(len(jobs), len(failed), output)}: {'; '.join(failed[:SHOWN])}{more}")
     return len(jobs)
+
+
+def _outcome(images: int, failed: int, output: Path) -> str:
+    if images == 1:
+        return "not translated"
+    if failed == images:
+        return f"none of {images} images translated"
+    return f"{images - failed} of {images} images translated to {output}, {failed} failed"
 
 
 def plan(inputs: Sequence[Path], output: Path, suffix: str = ".png") -> list[tuple[Path, Path]]:

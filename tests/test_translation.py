@@ -169,7 +169,7 @@ def test_an_unreadable_image_is_named_after_the_others_are_written(place: Path, 
     with pytest.raises(UserError) as caught:
         translate([Path("in")], Path("out"), model)
     line = str(caught.value)
-    assert line.startswith("2 of 4 images translated to out; not: in/b.png does not decode (")
+    assert line.startswith("2 of 4 images translated to out, 2 failed: in/b.png does not decode (")
     assert "; in/d.jpg does not decode (" in line
     assert "\n" not in line
     assert files("out") == {"a.png", "c.png"}
@@ -179,8 +179,20 @@ def test_of_many_unreadable_images_five_are_named_and_the_rest_counted(place: Pa
     pictures("in/a.png")
     for number in range(7):
         Path(f"in/{number}.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"^1 of 8 images translated to out; .*in/4\.png [^;]*; and 2 more$"):
+    with pytest.raises(
+        UserError, match=r"^1 of 8 images translated to out, 7 failed: .*in/4\.png [^;]*; and 2 more$"
+    ):
         translate([Path("in")], Path("out"), model)
+
+
+def test_where_no_image_can_be_read_no_folder_is_named(place: Path, model: str) -> None:
+    Path("in").mkdir()
+    for name in ("a", "b"):
+        Path(f"in/{name}.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"^none of 2 images translated: in/a\.png .*; in/b\.png "):
+        translate([Path("in")], Path("out"), model)
+    with pytest.raises(UserError, match=r"^not translated: in/a\.png does not decode"):
+        translate([Path("in/a.png")], Path("out.png"), model)
 
 
 def test_nothing_is_written_without_a_model(place: Path) -> None:
@@ -272,7 +284,9 @@ def test_the_plan_is_checked_before_anything_is_drawn(place: Path) -> None:
 def test_an_unreadable_image_stops_no_other_from_being_drawn(place: Path) -> None:
     pictures("in/a.png", "in/c.png")
     Path("in/b.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"^2 of 3 images translated to out; not: in/b\.png does not decode"):
+    with pytest.raises(
+        UserError, match=r"^2 of 3 images translated to out, 1 failed: in/b\.png does not decode"
+    ):
         draw([Path("in")], Path("out"), brighter, 1, 1)
     assert files("out") == {"a-1.png", "a-samples.png", "c-1.png", "c-samples.png"}
 
