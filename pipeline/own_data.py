@@ -28,6 +28,7 @@ from pix2pix.params import (
     Combined,
     Derive,
     Direction,
+    Params,
     load,
     read_yaml,
     unet_levels,
@@ -45,6 +46,12 @@ RECTANGLE_STEPS = (128, 64, IMAGE_PX_STEP)
 FLATTENED = 1.25
 # Of fewer test images the kernel distance's own noise is as large as what a generator gains; see `evaluate`.
 FEW = 20
+# What the preset has of its recipe, and changes or says.
+OF_A_RECIPE = {
+    "dataset": ("name",),
+    "prepare": ("image_px", "val_share", "test_share", "max_bad_share"),
+    "registry": ("primary_metric", "min_improvement"),
+}
 WRITTEN_HERE = "# Own data:"
 
 
@@ -85,6 +92,8 @@ def init_dataset(
     if not path.exists():
         raise UserError(f"{path}: is not there; give the path of a folder of images or of an archive")
     _check_preset(preset, force)
+    recipe = _recipe(PRESETS / f"{like}.yaml")
+    image_px = _check(recipe, PRESETS / f"{like}.yaml").prepare.image_px
     with _opened(path) as folder:
         try:
             seen = survey(
@@ -92,11 +101,12 @@ def init_dataset(
                 cast(Derive, derive),
                 cast(Combined, combined) if combined else None,
                 Limits(prepare.max_pixels, prepare.max_file_mb),
+                image_px,
             )
         except UserError as error:
             # The folder that an archive was unpacked to is gone when this is read.
             raise UserError(str(error).replace(str(folder), str(path))) from None
-    values = _values(seen, read_yaml(PRESETS / f"{like}.yaml"), path, name, derive)
+    values = _values(seen, recipe, path, name, derive)
     _check(values, preset)
     picture = preset.with_suffix(".png")
     images.save_picture(picture, _picture(seen, values["dataset"]))
@@ -164,7 +174,23 @@ def _room_named(archive: Path) -> Iterator[None]:
 # --- the preset ----------------------------------------------------------------------------------------
 
 
-def _values(seen: Survey, recipe: Any, path: Path, name: str, derive: str) -> dict[str, Any]:
+def _recipe(file: Path) -> dict[str, dict[str, Any]]:
+    """A preset that says all that the one made of it needs."""
+    recipe = read_yaml(file)
+    if not isinstance(recipe, dict) or not all(isinstance(keys, dict) for keys in recipe.values()):
+        raise UserError(f"{file}: is not a mapping of sections")
+    for section, keys in OF_A_RECIPE.items():
+        for key in keys:
+            if key not in recipe.get(section, {}):
+                raise UserError(
+                    f"{file}: has no {section}.{key}; --like takes a whole recipe, such as facades-small"
+                )
+    return recipe
+
+
+def _values(
+    seen: Survey, recipe: dict[str, dict[str, Any]], path: Path, name: str, derive: str
+) -> dict[str, Any]:
     a, b = seen.sides
     # Names like input/ and target/ say it. Else a label map, which one can draw, is the input, unless both or
     # neither are.
@@ -224,11 +250,11 @@ def _shares(seen: Survey, val_share: float, test_share: float) -> dict[str, floa
     return {"val_share": val_share, "test_share": test_share}
 
 
-def _check(values: dict[str, Any], preset: Path) -> None:
+def _check(values: dict[str, Any], preset: Path) -> Params:
     whole = {section: dict(keys) for section, keys in read_yaml(PARAMS_FILE).items()}
     for section, keys in values.items():
-        whole[section] |= keys
-    validate(whole, str(preset))
+        whole[section] = whole.get(section, {}) | keys
+    return validate(whole, str(preset))
 
 
 def _yaml(values: dict[str, Any], comment: str) -> str:

@@ -1,5 +1,6 @@
 """What somebody's data is like, read from a sample: layout, sizes, channels, and which side is drawn."""
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,10 +31,11 @@ from .layouts import Found, find_pairs
 from .manifest import Split
 from .pair_grid import pair_grid, spread
 from .pair_list import Pair
-from .params import Combined, Derive
+from .params import Combined, Derive, Size, height_width
 
 # Files of which the heads are read, pairs that are decoded, pairs that are drawn.
 HEADS, DECODED, DRAWN = 500, 24, 6
+# A picture of one side has about as many pixels as a square of this side.
 CELL_PX = 192
 # A seam is this many times as sharp as what lies beside it. Real combined images have 6 to 70, photos 0 to 3.
 SEAM = 4.0
@@ -101,7 +103,7 @@ class Survey:
         smaller_px: the smaller side of a typical image.
         aspect: width by height of a typical image.
         unreadable: what could not be read of the sample, with the reason.
-        names, cells: of a few pairs, both sides as small squares.
+        names, cells: of a few pairs, both sides as small pictures.
     """
 
     found: Found
@@ -126,6 +128,7 @@ def survey(
     derive: Derive = "none",
     combined: Combined | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    image_px: Size = CELL_PX,
 ) -> Survey:
     """Look at the pairs below a folder.
 
@@ -133,6 +136,7 @@ def survey(
         derive: with another value than `none`, every image is a photo.
         combined: how combined images lie; None finds out.
         limits: what a file may claim to hold.
+        image_px: the size that gives its shape to the pictures of both sides.
 
     Raises:
         UserError: there are no pairs, none of the sample can be read, or its images are no combined ones.
@@ -157,7 +161,8 @@ def survey(
             combined = _orientation(folder, whole, unreadable, limits)
     kinds, sizes, smaller, aspect = _heads(folder, heads, derive, combined, unreadable, limits)
     indices = _largest_indices(folder, decoded, limits) if derive == "none" else (NO_INDICES, NO_INDICES)
-    read = list(_read(folder, decoded, derive, combined, unreadable, indices, limits))
+    cell_px = _cell_px(image_px)
+    read = list(_read(folder, decoded, derive, combined, unreadable, indices, limits, cell_px))
     if not read:
         name, reason = next(iter(unreadable.items()))
         raise UserError(
@@ -167,7 +172,7 @@ def survey(
     if any(side.classes and not is_drawn for side, is_drawn in zip(indices, drawn, strict=True)):
         # Dark photos.
         indices = (indices[0] if drawn[0] else NO_INDICES, indices[1] if drawn[1] else NO_INDICES)
-        read = list(_read(folder, decoded, derive, combined, unreadable, indices, limits))
+        read = list(_read(folder, decoded, derive, combined, unreadable, indices, limits, cell_px))
         drawn = _are_drawn(read)
     shown = [read[index] for index in spread(len(read), DRAWN)]
     return Survey(
@@ -256,12 +261,19 @@ class _Read:
     signs: tuple[tuple[float, float], tuple[float, float]]
 
     @classmethod
-    def of(cls, name: str, a: Pixels, b: Pixels) -> "_Read":
-        return cls(name, (_cell(a), _cell(b)), (_drawn(a), _drawn(b)))
+    def of(cls, name: str, a: Pixels, b: Pixels, cell_px: tuple[int, int]) -> "_Read":
+        return cls(name, (_cell(a, cell_px), _cell(b, cell_px)), (_drawn(a), _drawn(b)))
 
 
-def _cell(side: Pixels) -> Pixels:
-    return images.resize(np.ascontiguousarray(side), CELL_PX, CELL_PX, "area")
+def _cell_px(image_px: Size) -> tuple[int, int]:
+    """Height and width of a small picture of this shape; what is longer than four to one is shown as that."""
+    height, width = height_width(image_px)
+    stretch = min(max(math.sqrt(height / width), 0.5), 2)
+    return round(CELL_PX * stretch), round(CELL_PX / stretch)
+
+
+def _cell(side: Pixels, cell_px: tuple[int, int]) -> Pixels:
+    return images.resize(np.ascontiguousarray(side), *cell_px, "area")
 
 
 def _read(
@@ -272,23 +284,26 @@ def _read(
     unreadable: dict[str, str],
     indices: tuple[Indices, Indices],
     limits: Limits,
+    cell_px: tuple[int, int],
 ) -> Iterator[_Read]:
     for pair in sample:
         try:
             if derive == "none":
-                yield _Read.of(pair.name, *_both(folder, pair, combined, indices, limits))
+                yield _Read.of(pair.name, *_both(folder, pair, combined, indices, limits), cell_px)
             else:
-                yield _Read.of(pair.name, *_derived(folder, pair, derive, limits))
+                yield _Read.of(pair.name, *_derived(folder, pair, derive, limits, cell_px), cell_px)
         except UnreadableImage as error:
             # Either side may be at fault; its header has told already, if it could.
             if unreadable.keys().isdisjoint({pair.a, pair.b}):
                 unreadable[pair.a] = str(error)
 
 
-def _derived(folder: Path, pair: Pair, how: Derive, limits: Limits) -> tuple[Pixels, Pixels]:
+def _derived(
+    folder: Path, pair: Pair, how: Derive, limits: Limits, cell_px: tuple[int, int]
+) -> tuple[Pixels, Pixels]:
     from .derive import derive
 
-    photo = _cell(images.read_rgb(folder / pair.a, limits))
+    photo = _cell(images.read_rgb(folder / pair.a, limits), cell_px)
     return derive(photo, how, pair.name), photo
 
 

@@ -169,6 +169,41 @@ def test_the_picture_has_the_input_on_the_left_and_says_which_side_it_is(
         assert np.array_equal(cells[0][0], expected)
 
 
+@pytest.mark.parametrize(
+    ("image_px", "cell"), [([64, 128], (136, 272)), ([64, 512], (96, 384)), (64, (192, 192))], ids=str
+)
+def test_the_picture_has_the_shape_that_the_preset_gives_the_images(
+    data: Path, image_px: Any, cell: tuple[int, int]
+) -> None:
+    recipe = Path("presets/facades-small.yaml").read_text(encoding="utf-8")
+    own = recipe.replace("image_px: 128\n", f"image_px: {image_px}\n")
+    Path("presets/own.yaml").write_text(own, encoding="utf-8")
+    for side in "AB":
+        save(data / side / "0.png", np.zeros((64, 128, 3), np.uint8))
+    done = own_data.init_dataset(str(data), like="own")
+    assert written()["prepare"]["image_px"] == image_px
+    black = np.argwhere(images.read_rgb(done.picture)[22:].max(2) == 0)
+    assert black[:, 0].max() + 1 == cell[0]
+    row = images.read_rgb(done.picture)[22 + cell[0] // 2].max(1) == 0
+    assert row.sum() == 2 * cell[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: {epochs: 3}\n", "has no dataset.name; --like takes a whole recipe, such as facades-small"),
+        ("- train\n", "is not a mapping of sections"),
+        ("train: 3\n", "is not a mapping of sections"),
+        (None, "trian: unknown key; did you mean train?"),
+    ],
+)
+def test_a_recipe_that_is_none_is_one_line(data: Path, text: str | None, said: str) -> None:
+    if text is None:
+        text = Path("presets/facades-small.yaml").read_text(encoding="utf-8").replace("train:", "trian:")
+    Path("presets/own.yaml").write_text(text, encoding="utf-8")
+    assert refusal(folder_of_pairs(data), like="own") == f"presets/own.yaml: {said}"
+
+
 @pytest.mark.parametrize("combined", ["side-by-side", "stacked"])
 def test_combined_images_are_known_by_the_seam_in_their_middle(data: Path, combined: str) -> None:
     join = np.hstack if combined == "side-by-side" else np.vstack
