@@ -152,6 +152,10 @@ class Evaluate(Section):
     kd_subset_size: int = Field(ge=2)
 
 
+# Of fewer test images the kernel distance's own noise is as large as what a generator gains.
+FEW_TEST_IMAGES = 20
+
+
 def distance_names(features: str) -> tuple[str, str]:
     """What the Fréchet and the kernel distance on an extractor's features are called.
 

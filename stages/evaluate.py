@@ -19,7 +19,7 @@ from pix2pix.images import pad
 from pix2pix.metrics import PerImage
 from pix2pix.pair_files import PairFiles
 from pix2pix.pair_set import Geometry
-from pix2pix.params import Params
+from pix2pix.params import FEW_TEST_IMAGES, Params
 
 from .console import duration, progress
 from .runner import run
@@ -32,8 +32,6 @@ GRID, WORST = Path("reports/test_grid.png"), Path("reports/worst.png")
 SHOWN = 6
 # A GPU would wait for smaller ones.
 CPU_BATCH, GPU_BATCH = 8, 16
-# Of fewer images the kernel distance's own noise is as large as what a generator gains.
-FEW = 20
 
 
 def evaluate(params: Params) -> None:
@@ -48,7 +46,7 @@ def evaluate(params: Params) -> None:
     extractor = features.load(params.evaluate.features, params.evaluate.features_path, device)
     test, train = (PairFiles.find(PAIRS / split) for split in ("test", "train"))
     test.refuse_other(source, target, str(GENERATOR))
-    if len(test) < FEW:
+    if len(test) < FEW_TEST_IMAGES:
         log.warning(
             "%d test images say little: their distances, and whose are lower, are chance; "
             "prepare.test_share makes more",

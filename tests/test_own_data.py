@@ -103,30 +103,38 @@ def test_two_folders_with_a_label_map_are_said_drawn_and_made_a_preset(data: Pat
 
 
 @pytest.mark.parametrize(
-    ("pairs_in", "said"),
+    ("pairs_in", "like", "tests"),
     [
-        ({"": 30}, "; the distances of {} test pairs are chance, registry.primary_metric: l1 with a small"),
-        ({"train/": 8, "test/": 1}, "8 train, 1 test; the distances of 1 test pair are chance, "),
-        ({"train/": 8, "val/": 3}, "8 train, 3 val; the distances of 3 test pairs are chance, "),
-        ({"train/": 8, "test/": 20}, "8 train, 20 test"),
-        ({"test/": 3}, "3 test"),
+        ({"": 30}, "facades-small", "2 test pairs"),
+        ({"train/": 8, "test/": 1}, "facades", "1 test pair"),
+        ({"train/": 8, "val/": 3}, "facades-small", "3 test pairs"),
+        ({"train/": 8, "test/": 19}, "facades-small", "19 test pairs"),
+        ({"train/": 8, "test/": 20}, "facades-small", None),
+        ({"test/": 3}, "facades-small", None),
+        ({"train/": 8, "test/": 3}, "judged-by-ssim", None),
     ],
     ids=str,
 )
-def test_of_few_test_pairs_it_is_said_what_judges_them_better(
-    data: Path, pairs_in: dict[str, int], said: str
+def test_few_test_pairs_are_judged_image_by_image(
+    data: Path, pairs_in: dict[str, int], like: str, tests: str | None
 ) -> None:
+    recipe = Path("presets/facades-small.yaml").read_text(encoding="utf-8")
+    Path("presets/judged-by-ssim.yaml").write_text(recipe.replace(": kernel_distance", ": ssim"))
     for folder, count in pairs_in.items():
         for index, sides in enumerate(drawn_pairs(count, 32)):
             save(data / folder / f"{index}.png", np.hstack(sides))
-    line = own_data.init_dataset(str(data)).lines[1]
-    if not said.endswith("test"):
-        prepare = written()["prepare"]
-        found = find_pairs(data).pairs
-        count = len(pairs.assign_splits(found, prepare["val_share"], prepare["test_share"])[0]["test"])
-        assert 0 < count < 20 and said.format(count) in line
+    lines = own_data.init_dataset(str(data), like=like).lines
+    judged = written()["registry"]["primary_metric"], written()["registry"]["min_improvement"]
+    if tests:
+        assert judged == ("l1", 0.05)
+        assert lines[1].endswith(
+            f"; the distances of {tests} are chance, so the preset has "
+            "registry.primary_metric: l1 and registry.min_improvement: 0.05"
+        )
     else:
-        assert line.endswith(said)
+        kept = read_yaml(Path(f"presets/{like}.yaml"))["registry"]
+        assert judged == (kept["primary_metric"], kept["min_improvement"])
+        assert not any("chance" in line for line in lines)
 
 
 @pytest.mark.parametrize(
