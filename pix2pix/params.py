@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 
+from . import yaml_mistakes
 from .errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
@@ -342,50 +342,18 @@ def read_yaml(path: Path) -> Any:
     try:
         if (size_bytes := path.stat().st_size) > MAX_YAML_BYTES:
             raise UserError(f"{path}: has {size_bytes:,} bytes; a file of parameters has some thousand")
-        text = path.read_text(encoding="utf-8")
-        return YAML(typ="safe", pure=True).load(text)
+        text = path.read_bytes().decode("utf-8")
+        return yaml_mistakes.parser().load(text)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run this in the project's folder") from None
-    except MarkedYAMLError as error:
-        raise UserError(f"{path}: {_not_yaml(error, text)}") from None
-    except (OSError, ValueError, YAMLError) as error:
+    except YAMLError as error:
+        raise UserError(f"{path}: {yaml_mistakes.in_words(error, text)}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {yaml_mistakes.not_utf8(error)}") from None
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     except RecursionError:
         raise UserError(f"{path}: is nested too deeply to be parameters") from None
-    except LookupError as error:
-        # The parser's own, over `!!bool x` or `!!int ''`.
-        raise UserError(f"{path}: has a value that is not what its tag says ({error})") from None
-
-
-# What the parser says, and what it mostly comes of.
-_YAML_HINTS = (
-    ("cannot start any token", "a tab, or a sign that only a text in quotes can begin with"),
-    (
-        "mapping values are not allowed",
-        "is it indented as its neighbours are, and is a text with ': ' in quotes?",
-    ),
-    ("could not find expected ':'", "a key needs ': ' and its value"),
-    ("expected <block end>", "is it indented as its neighbours are?"),
-    ("expected ',' or", "a bracket is opened and not closed"),
-    ("expected the node content", "a bracket is opened and not closed"),
-    ("unexpected end of stream", "a quote is opened and not closed"),
-)
-# Of a line that is no YAML, so much is shown.
-_YAML_SHOWN = 60
-
-
-def _not_yaml(error: MarkedYAMLError, text: str) -> str:
-    """The line, what is in it, and what is wrong with it, in one line."""
-    problem = " ".join((error.problem or "is not YAML").split())
-    hint = next((f" ({hint})" for words, hint in _YAML_HINTS if words in problem), "")
-    if not (mark := error.problem_mark):
-        return f"{problem}{hint}"
-    number = mark.line
-    rows = text.splitlines()
-    # Of what is not closed the end of the file is found at fault, where there is nothing to see.
-    seen = rows[number].strip()[:_YAML_SHOWN] if number < len(rows) else ""
-    place = f"line {number + 1}, column {mark.column + 1}"
-    return f"{place}: {problem}{hint}" + (f": {seen!r}" if seen else "")
 
 
 def known_keys() -> list[str]:

@@ -229,7 +229,10 @@ def test_an_unknown_preset_names_the_nearest_or_all(name: str, said: str) -> Non
         ("- train\n", "presets/own.yaml: is not a mapping of sections"),
         ("train: 3\n", "presets/own.yaml: is not a mapping of sections"),
         ("train:\n", "presets/own.yaml: is not a mapping of sections"),
-        ("train: {epochs: 3\n", "presets/own.yaml: line 2, column 1: "),
+        (
+            "train: {epochs: 3\n",
+            "presets/own.yaml: line 1, column 8: the bracket that opens here is not closed",
+        ),
         (
             "train: {epoch: 3}\n",
             "presets/own.yaml over params.yaml: train.epoch: unknown key; did you mean train.epochs?",

@@ -158,7 +158,7 @@ def test_a_bug_keeps_its_traceback_and_exits_with_1(tmp_path: Path) -> None:
         (None, "error: params.yaml: not found; run this in the project's folder"),
         (b"train: [\n", "error: params.yaml: line 2, column 1: "),
         (b"", "error: params.yaml: is not a mapping of sections"),
-        (b"\x07", "error: params.yaml: cannot be read: unacceptable character"),
+        (b"\x07", "error: params.yaml: line 1, column 1: the character U+0007"),
         (b"trian: {epochs: 3}\n", "error: params.yaml: trian: unknown key; did you mean train?"),
     ],
     ids=["missing", "broken", "empty", "control character", "misspelt"],
