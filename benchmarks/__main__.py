@@ -19,6 +19,7 @@ import torch
 from pix2pix import devices
 from pix2pix.errors import UserError
 
+from . import machine
 from .ours import Way
 from .run import BENCHMARKS, ON_REQUEST, SWEPT, Settings, run
 
@@ -45,13 +46,13 @@ def main() -> int:
         given.trace,
         given.plot,
     )
-    machine = {
+    measured_on = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": devices.choose(given.device)[1],
         "threads": given.threads,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
-        "processor": _processor(),
+        "processor": machine.processor(),
     }
     said, text = sys.stdout, sys.stderr if given.json else sys.stdout
 
@@ -61,8 +62,8 @@ def main() -> int:
 
     status = 0
     with redirect_stdout(text):
-        print(", ".join(f"{name} {value}" for name, value in machine.items()))
-        tell({"machine": machine})
+        print(", ".join(f"{name} {value}" for name, value in measured_on.items()))
+        tell({"machine": measured_on})
         for name in given.names or [name for name in BENCHMARKS if name not in ON_REQUEST]:
             print(f"\n{name}", end=": " if name in OF_A_SHAPE else "\n", flush=True)
             try:
@@ -123,15 +124,6 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help=figures)
     return parser
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 
 from pix2pix import devices
 
+from . import machine
 from .alternating import Comparison
 from .ours import Shape, Way
 
@@ -160,7 +161,7 @@ def sweep(settings: Settings) -> dict[str, Any]:
                 )
                 figures |= {f"{name}_{what}": value for what, value in asdict(one).items()}
     if settings.plot:
-        where = devices.choose(settings.device)[1]
+        where = machine.described(devices.choose(settings.device)[0], settings.threads)
         sweep.draw(settings.plot, found, f"{where}; otherwise {shape}")
     return figures
 
