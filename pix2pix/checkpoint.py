@@ -205,8 +205,6 @@ class CheckpointFolder:
 
     def __init__(self, root: Path, fingerprint: str) -> None:
         self.path = root / fingerprint[:FOLDER_NAME_LENGTH]
-        with named_failure(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / LOCK)
 
     def lock(self) -> None:
@@ -217,6 +215,7 @@ class CheckpointFolder:
         """
         try:
             with named_failure(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire(timeout=0)
         except Timeout:
             raise UserError(

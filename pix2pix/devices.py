@@ -16,7 +16,7 @@ from .params import Size, height_width
 CPU_BF16_PIXELS = 256 * 256
 
 # As torch and the C library say it; only CUDA's has a class of its own.
-EXHAUSTED = ("can't allocate memory", "not enough memory", "out of memory")
+EXHAUSTED = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
 
 
 def choose(wanted: str, number: int = 0) -> tuple[torch.device, str]:
@@ -148,6 +148,14 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
+def images_at_once(most: int, height: int, width: int) -> int:
+    """How many images go through a network together where none of them has to: `most` up to 256 × 256 px.
+
+    Of larger ones fewer, for the same memory; at least one.
+    """
+    return max(1, min(most, most * 256 * 256 // (height * width)))
+
+
 def available_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -201,4 +209,4 @@ def is_exhausted(error: BaseException) -> bool:
     """Whether an error is that of a device or machine without enough memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in EXHAUSTED)
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in EXHAUSTED)

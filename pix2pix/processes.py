@@ -8,7 +8,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,7 +24,8 @@ from .errors import UserError
 
 T = TypeVar("T")
 
-# Set for the processes that `launch` starts: their last words are passed on by whoever launched them.
+# Set for the processes that `launch` starts: their last words are passed on by whoever launched them. It is
+# the folder where they leave that they are done.
 LAUNCHED_VARIABLE = "PIX2PIX_LAUNCHED"
 # torchrun names a file for each process's last words.
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
@@ -32,6 +33,9 @@ RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 # With fewer images each, a GPU of one process, which repeats a captured step, should be as fast as several
 # that are told every kernel: some ten milliseconds of the host's time a step.
 LEAST_SHARE = 8
+DONE = "done"
+# Of a digest only that it differs says something.
+DIGEST_LENGTH = 64
 # In what gloo says when a process of the group is gone, where its source file is named.
 GLOO = "gloo"
 # The others wait while the leader validates; a process that dies is noticed at once all the same.
@@ -92,6 +96,10 @@ class Group:
         torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return int(shared)
 
+    def largest_share(self, value: float) -> float:
+        """As `largest`, of shares between 0 and 1, to the thousandth."""
+        return self.largest(round(1000 * value)) / 1000 if self.count > 1 else value
+
     def told(self, value: T) -> T:
         """What the leader has."""
         if self.count == 1:
@@ -108,17 +116,26 @@ class Group:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def refuse_others(self, digest: str) -> None:
-        """See that all processes have the same parameters, pairs and code, by a digest of them.
+    def refuse_others(self, mine: Mapping[str, str]) -> None:
+        """See that all processes are at the same work: one that counts otherwise would wait for ever.
+
+        Args:
+            mine: what must be the same in all, by its name for people; digests of what is long.
 
         Raises:
-            UserError: in every process, where one has others.
+            UserError: in every process, where one has something else.
         """
-        for rank, (host, other) in enumerate(self.gathered((socket.gethostname(), digest))):
-            if other != digest:
+        here = socket.gethostname()
+        for rank, (host, its) in enumerate(self.gathered((here, dict(mine)))):
+            others = [
+                name if len(value) == DIGEST_LENGTH else f"{name} ({its.get(name)}, not {value})"
+                for name, value in mine.items()
+                if its.get(name) != value
+            ]
+            if others:
                 raise UserError(
-                    f"process {rank} on {host}: has other parameters, pairs or code than process {self.rank} "
-                    f"on {socket.gethostname()}; copy the project and data/pairs from one host to the other"
+                    f"process {rank} on {host}: has other {', '.join(others)} than process {self.rank} on "
+                    f"{here}; every host needs the same project, data/pairs, torch and kind of device"
                 )
 
     def seed(self, seed: int, step: int) -> int:
@@ -166,7 +183,7 @@ def joined(device: str, batch: int) -> Iterator[Group]:
         batch: train.batch.
 
     Raises:
-        UserError: the batch cannot be shared out evenly.
+        UserError: the batch cannot be shared out evenly, or there are fewer GPUs than processes.
         PeerLost: another process ended while this one waited for it.
     """
     rank, count, local_rank, local_count = (
@@ -178,9 +195,15 @@ def joined(device: str, batch: int) -> Iterator[Group]:
         yield ALONE
         return
     if device == "cuda":
+        if local_rank >= (here := torch.cuda.device_count()):
+            raise UserError(
+                f"torchrun: --nproc-per-node = {local_count}: this host has {here} cuda device(s); "
+                "give that number"
+            )
         torch.cuda.set_device(local_rank)
+    # A host without its GPU meets the others on the CPU all the same, and is told so by `refuse_others`.
     torch.distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=TIMEOUT
+        "cpu:gloo,cuda:nccl" if device == "cuda" else "cpu:gloo", timeout=TIMEOUT
     )
     try:
         yield Group(rank, count, local_rank, local_count)
@@ -217,13 +240,13 @@ class Ended:
 def launch(module: str, count: int) -> Ended:
     """Run `python -m MODULE` in `count` processes on this machine, by torchrun, until all have ended.
 
-    A signal that is to end this process is passed on to them first, and they die with it.
+    A signal that is to end this process is passed on to them first, and they die with it. What has been done
+    by then is done.
     """
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    os.environ[LAUNCHED_VARIABLE] = "1"
     # Otherwise torchrun sets it to 1 and says so; each process sets its threads itself.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # torchrun puts its own in their place.
@@ -231,12 +254,15 @@ def launch(module: str, count: int) -> Ended:
     with tempfile.TemporaryDirectory() as folder:
         # Its tables of failures; what a user should read is in the processes' own last words.
         logging.disable()
+        os.environ[LAUNCHED_VARIABLE] = folder
         arguments = ["--standalone", "--nproc-per-node", str(count), "--log-dir", folder, "-m", module]
         try:
             run.run(run.parse_args([*arguments, *sys.argv[1:]]))  # type: ignore[no-untyped-call]
         except SignalException as stopped:
-            return Ended(128 + int(stopped.sigval))
+            return Ended(0 if _is_done(folder) else 128 + int(stopped.sigval))
         except ChildFailedError as failed:
+            if _is_done(folder):
+                return Ended(0)
             return _judged([end.exitcode for end in failed.failures.values()], Path(folder))
         finally:
             logging.disable(logging.NOTSET)
@@ -256,6 +282,16 @@ def _judged(exit_codes: list[int], folder: Path) -> Ended:
     if killed:
         return Ended(128 + killed[0], killed_by=killed[0])
     return Ended(max(exit_codes))
+
+
+def _is_done(folder: str) -> bool:
+    return (Path(folder) / DONE).exists()
+
+
+def leave_done() -> None:
+    """The leader's, when all outputs are in place: a signal from now on stops nothing any more."""
+    if is_launched():
+        (Path(os.environ[LAUNCHED_VARIABLE]) / DONE).touch()
 
 
 def is_launched() -> bool:

@@ -159,7 +159,7 @@ def fit(
             if is_due:
                 unread.read(state.step)
             if means := live.full():
-                yield LossPoint(state.step, epoch, means, lr, clock.share())
+                yield LossPoint(state.step, epoch, means, lr, group.largest_share(clock.share()))
             if _collect_row(state, state.window.full(), epoch, lr):
                 sign = collapse.discriminator_won(state.loss_rows, recipe.losses_every, recipe.gan_loss)
                 yield from _warned(sign, state, recipe)
@@ -177,7 +177,7 @@ def fit(
     # What the last windows hold is shown too: a short run may have no other point.
     lr = learning_rate(recipe.lr, recipe.epochs - 1, recipe.epochs, recipe.decay_share)
     if means := live.take():
-        yield LossPoint(state.step, recipe.epochs - 1, means, lr, clock.share())
+        yield LossPoint(state.step, recipe.epochs - 1, means, lr, group.largest_share(clock.share()))
     _collect_row(state, state.window.take(), recipe.epochs - 1, lr)
     yield _finished(state, recipe)
 

@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import devices
 from .augment import to_pixels, to_unit_range
 from .decoding import Samples
 from .encoding import RGB8, Encoding
 from .feed import Feed, Rows, in_batches
 from .generator import Generator
 
+# At 256 px.
 VALIDATION_BATCH = 16
 
 
@@ -19,7 +21,8 @@ def validation_batches(pairs: Feed, device: torch.device) -> list[Rows]:
     """Every pair in order, uncropped: one by one where that is the fastest; a GPU would wait."""
     rows = np.zeros((len(pairs.names), 4), np.int64)
     rows[:, 0] = np.arange(len(rows))
-    return in_batches(rows, 1 if device.type == "cpu" else VALIDATION_BATCH)
+    most = 1 if device.type == "cpu" else VALIDATION_BATCH
+    return in_batches(rows, devices.images_at_once(most, *pairs.size_px))
 
 
 @torch.inference_mode()

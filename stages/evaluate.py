@@ -30,7 +30,7 @@ GENERATOR, PAIRS = Path("models/generator.safetensors"), Path("data/pairs")
 METRICS, PER_IMAGE = Path("reports/metrics.json"), Path("reports/per_image.csv")
 GRID, WORST = Path("reports/test_grid.png"), Path("reports/worst.png")
 SHOWN = 6
-# A GPU would wait for smaller ones.
+# Of 256 px; a GPU would wait for smaller ones.
 CPU_BATCH, GPU_BATCH = 8, 16
 
 
@@ -57,7 +57,8 @@ def evaluate(params: Params) -> None:
     resize_target = Geometry.read(PAIRS / "pairs.json").resize_target
     distances = measurement.Distances(extractor, params.evaluate, len(test), sizes)
     pieces: dict[str, list[PerImage]] = {"model": [], "input_as_output": []}
-    batch = CPU_BATCH if device.type == "cpu" else GPU_BATCH
+    most = CPU_BATCH if device.type == "cpu" else GPU_BATCH
+    batch = devices.images_at_once(most, *test.size_px)
     with progress(
         "evaluate", total=len(test) + len(train), unit="images", style=params.run.progress
     ) as update:

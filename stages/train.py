@@ -49,6 +49,8 @@ LOSSES, VALIDATION, SAMPLES = (
 )
 # What decides how a training runs and not what comes of it.
 NOT_OF_THE_RESULT = ("cache", "processes", "on_collapse")
+# What each host may have as it likes.
+OF_ONE_HOST = {"progress", "loader_workers", "tracking", "tracked_grids"}
 
 
 def train(params: Params) -> None:
@@ -95,9 +97,7 @@ def _train(params: Params, group: Group, stop: "_Stop") -> None:
     precision = devices.choose_precision(params.train.precision, device, geometry.image_px)
     train_feed, val_feed, digests, placed = _open_pairs(params, geometry.image_px, device, group)
     config, fingerprint, data = _identity(params, geometry, digests, device)
-    group.refuse_others(
-        sha256_json({"params": config.params_sha256, "data": data, "code": config.code_sha256})
-    )
+    group.refuse_others(_work(params, data, config.code_sha256, device, precision))
     folder = CheckpointFolder(_checkpoints(), fingerprint)
     if group.leads:
         folder.lock()
@@ -137,6 +137,7 @@ def _train(params: Params, group: Group, stop: "_Stop") -> None:
         with live_run.training_run(params, fingerprint, data) as tracked:
             stop.note_signals()
             _lead(events, params, config, tracked, folder, val_feed.names)
+    processes.leave_done()
     folder.remove()
 
 
@@ -268,6 +269,23 @@ def _identity(
     made_of = {name: value for name, value in asdict(config).items() if name != "params_sha256"}
     fingerprint = sha256_json({"config": made_of, "recipe": recipe, "data": data, "machine": machine})
     return config, fingerprint, data
+
+
+def _work(
+    params: Params, data: dict[str, Any], code_sha256: str, device: torch.device, precision: str
+) -> dict[str, str]:
+    """What decides the steps of a training and when its processes wait for each other."""
+    steering = params.model_dump(mode="json", include={"model", "train", "run"})
+    for key in OF_ONE_HOST:
+        del steering["run"][key]
+    return {
+        "parameters": sha256_json(steering),
+        "pairs": sha256_json(data),
+        "code": code_sha256,
+        "device": device.type,
+        "precision": precision,
+        "torch": str(torch.__version__),
+    }
 
 
 def _refuse_other_channels(model: Model, geometry: pair_set.Geometry) -> None:

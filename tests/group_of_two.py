@@ -93,8 +93,10 @@ def main(folder: Path) -> None:
         results["validated"] = trained(folder / "validating", group, "whole")
         results["largest"] = group.largest(5 - group.rank)
         results["told"] = group.told(f"by {group.rank}")
+        results["share"] = group.largest_share(0.25 * group.rank)
+        group.refuse_others({"pairs": "same", "torch": "2"})
         try:
-            group.refuse_others(str(group.rank))
+            group.refuse_others({"code": 64 * str(group.rank), "torch": "2", "device": f"of {group.rank}"})
         except UserError as error:
             results["refused"] = str(error)
         torch.save(results, folder / f"{group.rank}.pt")

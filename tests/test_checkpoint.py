@@ -224,6 +224,7 @@ def test_a_failed_save_keeps_the_checkpoint_before_it(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_says_how_to_start_anew(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, "f")
+    folder.path.mkdir()
     (folder.path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(UserError, match=r"is damaged.*remove it"):
         folder.load()
@@ -349,6 +350,7 @@ def test_an_impossible_configuration_is_one_line(tmp_path: Path, changes: dict[s
 @pytest.mark.parametrize("content", [b"", bytes(100), b"garbage" * 99, b"PK\x03\x04"])
 def test_a_checkpoint_of_garbage_says_how_to_start_anew(tmp_path: Path, content: bytes) -> None:
     folder = CheckpointFolder(tmp_path, "f")
+    folder.path.mkdir()
     (folder.path / "checkpoint.pt").write_bytes(content)
     with pytest.raises(UserError, match=r"is damaged \(.+\); remove it to start from the beginning"):
         folder.load()

@@ -32,6 +32,24 @@ def test_cpu_is_taken_when_asked_for_and_the_reason_is_said() -> None:
     assert devices.choose("cpu") == (torch.device("cpu"), "cpu (train.device asks for it)")
 
 
+@pytest.mark.parametrize(
+    ("most", "sides", "expected"),
+    [
+        (16, (64, 64), 16),
+        (16, (256, 256), 16),
+        (16, (512, 512), 4),
+        (16, (128, 1024), 8),
+        (8, (256, 320), 6),
+        (8, (2048, 1024), 1),
+        (1, (64, 64), 1),
+    ],
+)
+def test_of_larger_images_fewer_go_through_a_network_together(
+    most: int, sides: tuple[int, int], expected: int
+) -> None:
+    assert devices.images_at_once(most, *sides) == expected
+
+
 def test_threads_are_set_and_auto_means_all_cores() -> None:
     before = torch.get_num_threads()
     try:

@@ -51,6 +51,7 @@ class Bomb:
 
 def load_checkpoint(path: Path) -> None:
     folder = CheckpointFolder(path.parent, "f")
+    folder.path.mkdir()
     path.rename(folder.path / "checkpoint.pt")
     folder.load()
 
@@ -168,6 +169,7 @@ def test_a_header_that_lies_about_its_length_is_refused(tmp_path: Path, length: 
 @pytest.mark.parametrize("saved", [{"step": 1}, {"generator": {"a": torch.zeros(1)}}, [1, 2]])
 def test_a_checkpoint_of_something_else_says_how_to_start_anew(tmp_path: Path, saved: Any) -> None:
     folder, network = CheckpointFolder(tmp_path, "f"), Generator(levels=5, channels=2)
+    folder.path.mkdir()
     torch.save(saved, folder.path / "checkpoint.pt")
     state = folder.load()
     assert state

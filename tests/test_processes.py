@@ -110,12 +110,14 @@ def test_with_dropout_of_their_own_they_still_have_the_same_weights(two: list[di
 def test_what_they_agree_on(two: list[dict[str, Any]]) -> None:
     assert [each["largest"] for each in two] == [5, 5]
     assert [each["told"] for each in two] == ["by 0", "by 0"]
+    assert [each["share"] for each in two] == [0.25, 0.25]
 
 
 def test_a_process_with_other_pairs_is_refused_by_all(two: list[dict[str, Any]]) -> None:
     for rank, each in enumerate(two):
         assert each["refused"].startswith(f"process {1 - rank} on ")
-        assert "other parameters, pairs or code than process" in each["refused"]
+        its = f"other code, device (of {1 - rank}, not of {rank}) than process {rank} on "
+        assert its in each["refused"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -174,6 +176,29 @@ def test_a_batch_without_equal_shares_is_refused_before_anybody_waits(
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"train\.batch = 3"), processes.joined("cpu", batch=3):
         pass
+
+
+def test_more_processes_of_a_host_than_gpus_are_refused_before_anybody_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in zip(processes.RANK_VARIABLES, "1212", strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with (
+        pytest.raises(UserError, match=r"^torchrun: --nproc-per-node = 2: this host has 1 cuda"),
+        processes.joined("cuda", batch=2),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("done", "status"), [("done", 0), ("", 143)])
+def test_a_signal_after_all_is_done_stops_nothing(done: str, status: int) -> None:
+    code = f"import sys; sys.argv[1:] = [{done!r}]; from pix2pix import processes; "
+    code += "print('ended', processes.launch('group_told_to_stop', 2).status)"
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=TESTS, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert f"ended {status}\n" in told.stdout
 
 
 def test_one_process_joins_nothing_and_loads_nothing_for_it() -> None:

@@ -133,6 +133,37 @@ def test_what_is_not_of_the_recipe_makes_no_other_training(place: Path) -> None:
     assert fingerprint(run={"checkpoint_every_epochs": 5}, registry={"model_name": "other"}) == fingerprint()
 
 
+# Another value for each key of `run`, and whether processes with both would wait for each other for ever.
+OF_RUN: dict[str, tuple[Any, bool]] = {
+    "progress": ("bar", False),
+    "log_every_steps": (7, True),
+    "checkpoint_every_epochs": (7, True),
+    "loader_workers": (3, False),
+    "tracking": (False, False),
+    "tracked_grids": (7, False),
+}
+
+
+def work(**sections: dict[str, Any]) -> dict[str, str]:
+    return train._work(params(**sections), {"train": "a" * 64}, "c" * 64, CPU, "fp32")
+
+
+def test_processes_are_at_the_same_work_where_all_that_steers_them_is_the_same() -> None:
+    same = work()
+    assert same == work(evaluate={"kd_subsets": 7})
+    assert set(OF_RUN) == set(params().model_dump()["run"])
+    for key, (value, is_other) in OF_RUN.items():
+        assert params().model_dump()["run"][key] != value
+        assert (work(run={key: value})["parameters"] != same["parameters"]) == is_other, key
+    for section, keys in OTHERS.items():
+        for key, value in keys.items():
+            batch = {"batch": 2} if key == "processes" else {}
+            assert work(**{section: {key: value, **batch}})["parameters"] != same["parameters"], key
+    others = train._work(params(), {"train": "b" * 64}, "d" * 64, torch.device("cuda", 1), "bf16")
+    assert {name for name in same if others[name] != same[name]} == {"pairs", "code", "device", "precision"}
+    assert others["device"] == "cuda"
+
+
 @pytest.mark.parametrize("side", ["input", "target"])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_one_other_pixel_makes_another_training(place: Path, split: str, side: str) -> None:
