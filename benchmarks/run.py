@@ -143,6 +143,8 @@ def recipe(settings: Settings) -> dict[str, Any]:
 def sweep(settings: Settings) -> dict[str, Any]:
     from . import sweep
 
+    if settings.plot:
+        sweep.refuse_to_draw()
     shape = settings.shape
     print(shape)
     found, figures = {}, {}
@@ -151,7 +153,9 @@ def sweep(settings: Settings) -> dict[str, Any]:
             for point, one in sweep.measure(points, settings.device, settings.threads, settings.way):
                 found[point] = one
                 rate = (
-                    "not enough memory" if one.images_per_s is None else f"{one.images_per_s:10.2f} images/s"
+                    "not enough memory, or killed"
+                    if one.images_per_s is None
+                    else f"{one.images_per_s:10.2f} images/s"
                 )
                 peak = "" if one.peak_mb is None else f"  {one.peak_mb:9,.0f} MB"
                 host = f"  host {one.host_mb:9,.0f} MB" if settings.device == "cuda" and one.host_mb else ""

