@@ -116,7 +116,8 @@ def compare(shape: Shape, way: Way, *, device: torch.device, rounds: int) -> Com
             ways, rounds=rounds, calls=calls, device=device, before=settings_of_each(way, device)
         )
         way.settle(device)
-        item = next(items(source, shape)).clone()
+        # A feed that streams has one epoch at a time.
+        item = next(items(opened(files, shape, device, "auto"), shape)).clone()
         computing = {"with data": training.step, "same pairs": lambda: training.repeat(item)}
         alone = alternate(computing, rounds=rounds, calls=calls, device=device)
         gpu_share = None

@@ -174,7 +174,7 @@ def inference(settings: Settings) -> dict[str, Any]:
     from . import inference
 
     shape = settings.shape
-    print(shape)
+    print(f"{shape}, on the CPU")
     compared = inference.compare(shape, threads=settings.threads, rounds=settings.rounds)
     return _figures(f"inference_{settings.px}px_batch{settings.batch}", compared)
 

@@ -65,7 +65,7 @@ def test_json_is_all_of_stdout_and_every_comparison_is_a_ratio() -> None:
 def test_without_json_the_text_is_on_stdout() -> None:
     done = benchmarks("inference", *TINY, "--batch", "2")
     assert done.returncode == 0, done.stderr
-    assert "inference: 32 px, 2 channels, batch 2\n" in done.stdout
+    assert "inference: 32 px, 2 channels, batch 2, on the CPU\n" in done.stdout
     assert "ratio" in done.stdout
 
 

@@ -5,12 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import psutil
 import pytest
 
-from .conftest import Project, leftovers, start, train, wait_for
+from .conftest import Project, leftovers, start, store, train, wait_for
 
 
 def trainers(parent: int) -> dict[str, psutil.Process]:
@@ -36,6 +38,7 @@ def test_whichever_process_is_stopped_or_killed_all_end_and_the_next_training_go
     steps = [0]
     for target, number, status in (
         ("launcher", signal.SIGTERM, 143),
+        ("0", signal.SIGTERM, 143),
         ("1", signal.SIGINT, 130),
         ("1", signal.SIGTERM, 143),
         ("launcher", signal.SIGKILL, -9),
@@ -80,6 +83,30 @@ def test_whichever_process_is_stopped_or_killed_all_end_and_the_next_training_go
         assert training.returncode == 143
         assert list(checkpoints.iterdir()) == [kept]
     assert steps == sorted(set(steps))
+
+
+def test_two_processes_are_one_run_that_counts_the_images_of_both(project: Project) -> None:
+    project.set(train={"epochs": 100, "validate_every": 100, "batch": 2, "processes": 2})
+    project.run(sys.executable, "-m", "stages.train")
+    client = store(project)
+    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert run.info.status == "FINISHED"
+    points = client.get_metric_history(run.info.run_id, "images_per_s")
+    assert [point.step for point in points] == list(range(50, 401, 50))
+    # The time between two points, by MLflow's clock, times the rate is the images of 50 steps.
+    images = [later.value * (later.timestamp - sooner.timestamp) / 1e3 for sooner, later in pairwise(points)]
+    assert median(images) == pytest.approx(100, rel=0.25)
+
+
+def test_a_training_that_diverges_in_two_processes_says_so_once(project: Project) -> None:
+    project.set(train={"batch": 2, "processes": 2, "lambda_l1": 1e39})
+    done = project.run(sys.executable, "-m", "stages.train", ok=False)
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "a loss became NaN or infinite at step" in line
+    client = store(project)
+    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert run.info.status == "FAILED" and run.data.tags["collapse"] in line
 
 
 def test_two_hosts_train_the_bytes_of_two_processes_and_the_first_alone_writes(
