@@ -82,7 +82,8 @@ class RepeatedStep:
 
 def rehearse(run: Run, tensors: Callable[[], list[Tensor]], device: torch.device) -> None:
     """Run a few times and put everything back: weights, moments (those that are new to 0), random state."""
-    before = [(tensor, tensor.detach().clone()) for tensor in tensors()]
+    # Not on the device, where the largest batch that fits leaves no room for them.
+    before = [(tensor, tensor.detach().to("cpu", copy=True)) for tensor in tensors()]
     state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
     with _beside(device):
         for _ in range(REHEARSALS):

@@ -18,6 +18,7 @@ from PIL import Image
 from pipeline import lineage, tracking
 from pix2pix import checkpoint, collapse, devices, pair_set, training
 from pix2pix.encoding import Encoding
+from pix2pix.errors import UserError
 from pix2pix.events import Collapsed, Diverged
 from pix2pix.pair_files import PairFiles
 from pix2pix.params import Params, read_yaml, validate
@@ -277,6 +278,31 @@ def test_a_loss_that_is_no_number_ends_the_stage_and_is_a_tag_of_the_run(
     assert diverged.value.exit_status == 2
     assert the_run("FAILED").data.tags["collapse"] == str(diverged.value)
     assert not train.GENERATOR.exists()
+
+
+def test_memory_that_runs_out_while_validating_ends_in_one_line_and_keeps_the_checkpoint(
+    place: Path, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    validate = training.validate
+
+    def exhausted(*arguments: Any) -> Any:
+        if list(Path(".checkpoints").glob("*/checkpoint.pt")):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return validate(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError) as caught:
+        patch.setattr(training, "validate", exhausted)
+        train.train(params())
+    assert str(caught.value).startswith(
+        "out of memory on cpu: train.batch = 1 at prepare.image_px = 32 takes"
+    )
+    the_run("FAILED")
+    assert not train.GENERATOR.exists()
+    del caught
+    gc.collect()
+    train.train(params())
+    assert "going on from the checkpoint at step" in caplog.text
 
 
 # --- signals -----------------------------------------------------------------------------------------
