@@ -46,9 +46,14 @@ def main() -> int:
         given.trace,
         given.plot,
     )
+    if given.trace:
+        _refuse_place("--trace", given.trace, {".json"})
+    if given.plot:
+        _refuse_place("--plot", given.plot, {".png", ".svg", ".pdf"})
+    device, words = devices.choose(given.device)
     measured_on = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": devices.choose(given.device)[1],
+        "device": device.type if device.type == "cpu" else words,
         "threads": given.threads,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
@@ -76,6 +81,18 @@ def main() -> int:
                 traceback.print_exc()
                 status = 1
     return status
+
+
+def _refuse_place(option: str, path: Path, endings: set[str]) -> None:
+    """Before minutes of measuring.
+
+    Raises:
+        UserError: no such file could be written there.
+    """
+    if path.suffix not in endings:
+        raise UserError(f"{option} {path}: must end in {' or '.join(sorted(endings))}")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{option} {path}: there is no folder {path.parent}; make it first")
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -167,6 +167,7 @@ def sweep(settings: Settings) -> dict[str, Any]:
     if settings.plot:
         where = machine.described(devices.choose(settings.device)[0], settings.threads)
         sweep.draw(settings.plot, found, f"{where}; otherwise {shape}")
+        print(f"{settings.plot}: drawn")
     return figures
 
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.util import Finalize
@@ -85,6 +86,28 @@ class CachedFeed:
 
     def crops(self, item: Tensor, image_px: Size) -> tuple[Tensor, Tensor]:
         return _apart(crop(self.pixels, item, image_px), self.sides)
+
+
+@contextmanager
+def lost_workers_named(wanted: int | str) -> Iterator[None]:
+    """Turn the end of a process that reads pairs into one line; torch raises wherever the trainer is.
+
+    Args:
+        wanted: run.loader_workers.
+
+    Raises:
+        UserError: one was killed, or died for want of memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        reason = str(error).partition(".")[0].partition(") ")[2]
+        raise UserError(
+            f"run.loader_workers = {wanted}: a process that reads pairs {reason}; if memory or /dev/shm ran "
+            "out, lower it or train.batch; the same command goes on from the last checkpoint"
+        ) from error
 
 
 class StreamedFeed:

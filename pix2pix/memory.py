@@ -20,6 +20,8 @@ from .step import Objective, training_step
 PEAK_SHARE = 1.7
 # What is free is in pieces: a batch that took 0.95 of it by this estimate was seen not to fit.
 USABLE_SHARE = 0.9
+# About what an image takes for each pixel and each channel of a first layer; an estimate takes a second.
+ROUGH_BYTES = 40
 
 
 @contextmanager
@@ -33,29 +35,56 @@ def exhaustion_named(
     Raises:
         UserError: there is not enough memory.
     """
-    # Processes of one machine share its memory; each has a GPU of its own.
-    free = devices.free_bytes(device) // (group.local_count if device.type == "cpu" else 1)
-    share = recipe.batch // group.count
+    free = _free_bytes(device, group)
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not devices.is_exhausted(error):
             raise
         fixed, per_image = step_bytes(config, model, recipe, device)
-        # The estimate may be off; that this batch was too large is not.
-        fits = min(int((USABLE_SHARE * free - fixed) / per_image), share - 1) * group.count
-        mend = (
-            f"train.batch = {fits} should fit"
-            if fits >= 1
-            else f"not even train.batch = {group.count} would fit: lower prepare.image_px or "
-            "model.generator_channels"
-        )
-        each = " in each process" if group.count > 1 else ""
-        raise UserError(
-            f"out of memory on {device.type}: train.batch = {recipe.batch} at prepare.image_px = "
-            f"{said_size(config.image_px)} takes about {(fixed + share * per_image) / 1e9:.1f} GB{each} and "
-            f"{free / 1e9:.1f} GB were free; {mend}"
-        ) from error
+        said = _said(config, recipe, group, fixed, per_image, free)
+        raise UserError(f"out of memory on {device.type}: {said}") from error
+
+
+def shortage_foreseen(
+    config: GeneratorConfig, model: Model, recipe: Train, device: torch.device, group: Group = ALONE
+) -> str:
+    """What a step takes and what would fit, in words, where less seems to be free; else "".
+
+    Linux gives memory away that it does not have, and kills who takes it: nothing could be said then.
+    """
+    free, share = _free_bytes(device, group), recipe.batch // group.count
+    height, width = height_width(config.image_px)
+    if share * height * width * config.channels * ROUGH_BYTES < free / 4:
+        return ""
+    fixed, per_image = step_bytes(config, model, recipe, device)
+    if fixed + share * per_image <= free:
+        return ""
+    return _said(config, recipe, group, fixed, per_image, free)
+
+
+def _free_bytes(device: torch.device, group: Group) -> int:
+    """Processes of one machine share its memory; each has a GPU of its own."""
+    return devices.free_bytes(device) // (group.local_count if device.type == "cpu" else 1)
+
+
+def _said(
+    config: GeneratorConfig, recipe: Train, group: Group, fixed: int, per_image: float, free: int
+) -> str:
+    share = recipe.batch // group.count
+    # The estimate may be off; that this batch was too large is not.
+    fits = min(int((USABLE_SHARE * free - fixed) / per_image), share - 1) * group.count
+    mend = (
+        f"train.batch = {fits} should fit"
+        if fits >= 1
+        else f"not even train.batch = {group.count} would fit: lower prepare.image_px or "
+        "model.generator_channels"
+    )
+    each = " in each process" if group.count > 1 else ""
+    return (
+        f"train.batch = {recipe.batch} at prepare.image_px = {said_size(config.image_px)} takes about "
+        f"{(fixed + share * per_image) / 1e9:.1f} GB{each} and {free / 1e9:.1f} GB were free; {mend}"
+    )
 
 
 def step_bytes(

@@ -42,6 +42,10 @@ GLOO = "gloo"
 TIMEOUT = timedelta(hours=12)
 
 
+class AtOtherWork(UserError):
+    """Another process of the group trains something else; every process says so of the others."""
+
+
 class PeerLost(UserError):
     """Another process of the group has ended; what it died of is for that one to say."""
 
@@ -123,7 +127,7 @@ class Group:
             mine: what must be the same in all, by its name for people; digests of what is long.
 
         Raises:
-            UserError: in every process, where one has something else.
+            AtOtherWork: in every process, where one has something else.
         """
         here = socket.gethostname()
         for rank, (host, its) in enumerate(self.gathered((here, dict(mine)))):
@@ -133,7 +137,7 @@ class Group:
                 if its.get(name) != value
             ]
             if others:
-                raise UserError(
+                raise AtOtherWork(
                     f"process {rank} on {host}: has other {', '.join(others)} than process {self.rank} on "
                     f"{here}; every host needs the same project, data/pairs, torch and kind of device"
                 )
@@ -184,6 +188,7 @@ def joined(device: str, batch: int) -> Iterator[Group]:
 
     Raises:
         UserError: the batch cannot be shared out evenly, or there are fewer GPUs than processes.
+        AtOtherWork: as `Group.refuse_others`.
         PeerLost: another process ended while this one waited for it.
     """
     rank, count, local_rank, local_count = (
@@ -207,12 +212,17 @@ def joined(device: str, batch: int) -> Iterator[Group]:
     )
     try:
         yield Group(rank, count, local_rank, local_count)
+    except AtOtherWork:
+        # All have been told; threads of a group that is left open may abort the process at its end.
+        torch.distributed.destroy_process_group()
+        raise
     except RuntimeError as error:
         if not (isinstance(error, torch.distributed.DistError) or GLOO in str(error)):
             raise
-        reason = str(error).strip().splitlines()[0]
+        # Gloo names the places in its source.
+        reason = "" if GLOO in str(error) else f" ({str(error).strip().splitlines()[0]})"
         raise PeerLost(
-            f"training: another of the {count} processes does not answer ({reason}); "
+            f"training: another of the {count} processes does not answer{reason}; "
             "the same command goes on from the last checkpoint"
         ) from error
     # Only now: after an error it would tell the others sooner than its cause is told.

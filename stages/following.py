@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 # Of the time; less is not worth a word.
 SLOW_DATA_SHARE = 0.2
+# Of the time left.
+WORTH_SAYING_S = 5.0
 # Not one that a kill left half-written, whose name begins with a dot.
 SAMPLE_NAMES = "epoch-*.png"
 
@@ -111,8 +113,8 @@ class _Pace:
         if self._points == 1:
             return
         batch, workers = self._params.train.batch, self._params.run.loader_workers
-        if self._points == 2 and step < self._total_steps:
-            left_s = (self._total_steps - step) * batch / images_per_s
+        left_s = (self._total_steps - step) * batch / images_per_s
+        if self._points == 2 and left_s >= WORTH_SAYING_S:
             log.info(
                 "%.1f images/s: the other %d steps take about %s",
                 images_per_s,

@@ -101,18 +101,22 @@ def _train(params: Params, group: Group, stop: "_Stop") -> None:
     folder = CheckpointFolder(_checkpoints(), fingerprint)
     if group.leads:
         folder.lock()
-    together = f"{group.count} processes with " if group.count > 1 else ""
+    each = f"{group.count} processes with {threads} CPU threads each"
     log.info(
-        "training on %s, %s%d CPU threads, %s, %s px; %s",
+        "training on %s, %s, %s, %s px; %s",
         why,
-        together,
-        threads,
+        each if group.count > 1 else f"{threads} CPU threads",
         precision,
         said_size(config.image_px),
         determinism,
     )
     log.info("%s", placed)
-    with memory.exhaustion_named(config, params.model, params.train, device, group):
+    if group.leads:
+        _warn_of_slowness_and_shortage(params, config, device, group, threads)
+    with (
+        feed.lost_workers_named(params.run.loader_workers),
+        memory.exhaustion_named(config, params.model, params.train, device, group),
+    ):
         state = training_state.new_state(config, params.model, params.train, device, group)
         events = training.fit(
             state,
@@ -271,6 +275,24 @@ def _identity(
     return config, fingerprint, data
 
 
+def _warn_of_slowness_and_shortage(
+    params: Params, config: GeneratorConfig, device: torch.device, group: Group, threads: int
+) -> None:
+    """On a CPU; a GPU says itself that its memory is full, and is not slowed down by threads."""
+    if device.type != "cpu":
+        return
+    cores = devices.available_cores()
+    if threads * group.local_count > cores:
+        log.warning(
+            "%d threads share %d cores, which can make a training several times slower; train.threads: auto "
+            "gives each its own",
+            threads * group.local_count,
+            cores,
+        )
+    if said := memory.shortage_foreseen(config, params.model, params.train, device, group):
+        log.warning("memory may run out, and the system end the training: %s", said)
+
+
 def _work(
     params: Params, data: dict[str, Any], code_sha256: str, device: torch.device, precision: str
 ) -> dict[str, str]:
@@ -278,8 +300,10 @@ def _work(
     steering = params.model_dump(mode="json", include={"model", "train", "run"})
     for key in OF_ONE_HOST:
         del steering["run"][key]
-    return {
-        "parameters": sha256_json(steering),
+    keys = {
+        f"{name}.{key}": str(value) for name, section in steering.items() for key, value in section.items()
+    }
+    return keys | {
         "pairs": sha256_json(data),
         "code": code_sha256,
         "device": device.type,

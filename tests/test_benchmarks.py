@@ -292,6 +292,25 @@ def test_a_sweep_that_could_not_be_drawn_is_not_begun(tmp_path: Path) -> None:
     assert "images/s" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ("--plot", "no/such/sweep.png"),
+            "--plot no/such/sweep.png: there is no folder no/such; make it first",
+        ),
+        (("--plot", "sweep.doc"), "--plot sweep.doc: must end in .pdf or .png or .svg"),
+        (("--trace", "no/such/trace.json"), "--trace no/such/trace.json: there is no folder no/such"),
+    ],
+)
+def test_a_place_where_nothing_could_be_written_is_refused_before_measuring(
+    options: tuple[str, ...], said: str
+) -> None:
+    done = benchmarks("data", *TINY, *options)
+    assert done.returncode == 2
+    assert f"error: {said}" in done.stderr and not done.stdout
+
+
 def test_a_sweep_is_drawn_without_what_did_not_fit(tmp_path: Path) -> None:
     found = {
         point: sweep.Measured(*(() if point.value == 64 else (10.0, 500.0, 500.0)))

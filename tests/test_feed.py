@@ -69,6 +69,25 @@ def test_a_file_that_breaks_while_it_is_streamed_is_one_line(tmp_path: Path, wor
     assert "Traceback" not in str(refused.value)
 
 
+def test_a_process_that_reads_pairs_and_is_killed_is_one_line_with_the_knob(files: PairFiles) -> None:
+    streamed = StreamedFeed(files, 32, CPU, workers=2)
+    with pytest.raises(UserError) as refused, feed.lost_workers_named("auto"):
+        for count, _ in enumerate(streamed.items([rows()[0]] * 1000)):
+            if count == 1:
+                (worker, *_) = psutil.Process().children()
+                worker.kill()
+    said = str(refused.value)
+    assert said.startswith(
+        "run.loader_workers = auto: a process that reads pairs is killed by signal: Killed; "
+    )
+    assert "goes on from the last checkpoint" in said and "\n" not in said
+
+
+def test_another_error_of_torch_is_not_said_to_be_of_a_process_that_reads_pairs() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), feed.lost_workers_named(2):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
 SIGNALLED = """
 import os, signal, sys, time
 from pathlib import Path

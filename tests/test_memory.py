@@ -1,5 +1,6 @@
 """Not enough memory: one line with what would fit."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -101,6 +102,24 @@ def test_where_not_even_one_image_fits_other_knobs_are_named(monkeypatch: pytest
         memory.exhaustion_named(CONFIG, MODEL, recipe(batch=2), CPU),
     ):
         raise MemoryError
+
+
+def test_a_shortage_is_foreseen_where_less_is_free_than_a_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = recipe(batch=1000)
+    fixed, per_image = memory.step_bytes(CONFIG, MODEL, many, CPU)
+    monkeypatch.setattr(devices, "free_bytes", lambda device: int(fixed + 1001 * per_image))
+    assert memory.shortage_foreseen(CONFIG, MODEL, many, CPU) == ""
+    monkeypatch.setattr(devices, "free_bytes", lambda device: int(fixed + 999 * per_image))
+    said = memory.shortage_foreseen(CONFIG, MODEL, many, CPU)
+    assert re.fullmatch(
+        r"train\.batch = 1000 at prepare\.image_px = 32 takes .*; train\.batch = 89\d should fit", said
+    )
+
+
+def test_where_there_is_plenty_nothing_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 10**12)
+    monkeypatch.setattr(memory, "step_bytes", lambda *arguments: pytest.fail("it takes a second"))
+    assert memory.shortage_foreseen(CONFIG, MODEL, recipe(batch=8), CPU) == ""
 
 
 def test_bf16_takes_half_for_each_image_and_as_much_for_the_weights() -> None:

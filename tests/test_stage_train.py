@@ -155,14 +155,16 @@ def test_processes_are_at_the_same_work_where_all_that_steers_them_is_the_same()
     assert set(OF_RUN) == set(params().model_dump()["run"])
     for key, (value, is_other) in OF_RUN.items():
         assert params().model_dump()["run"][key] != value
-        assert (work(run={key: value})["parameters"] != same["parameters"]) == is_other, key
+        others = {name for name, found in work(run={key: value}).items() if found != same.get(name)}
+        assert others == ({f"run.{key}"} if is_other else set())
     for section, keys in OTHERS.items():
         for key, value in keys.items():
             batch = {"batch": 2} if key == "processes" else {}
-            assert work(**{section: {key: value, **batch}})["parameters"] != same["parameters"], key
-    others = train._work(params(), {"train": "b" * 64}, "d" * 64, torch.device("cuda", 1), "bf16")
-    assert {name for name in same if others[name] != same[name]} == {"pairs", "code", "device", "precision"}
-    assert others["device"] == "cuda"
+            its = work(**{section: {key: value, **batch}})
+            assert its[f"{section}.{key}"] != same[f"{section}.{key}"]
+    other = train._work(params(), {"train": "b" * 64}, "d" * 64, torch.device("cuda", 1), "bf16")
+    assert {name for name in same if other[name] != same[name]} == {"pairs", "code", "device", "precision"}
+    assert other["device"] == "cuda"
 
 
 @pytest.mark.parametrize("side", ["input", "target"])
@@ -278,6 +280,20 @@ def test_a_loss_that_is_no_number_ends_the_stage_and_is_a_tag_of_the_run(
     assert diverged.value.exit_status == 2
     assert the_run("FAILED").data.tags["collapse"] == str(diverged.value)
     assert not train.GENERATOR.exists()
+
+
+def test_threads_without_cores_and_too_little_memory_are_warned_of_before_the_first_step(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "available_cores", lambda: 1)
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 10**5)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    train.train(params(train={"threads": 2, "epochs": 1, "cache": "stream"}, run={"tracking": False}))
+    threads, memory = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"][:2]
+    assert threads.startswith("2 threads share 1 cores, which can make a training several times slower; ")
+    assert memory.startswith(
+        "memory may run out, and the system end the training: train.batch = 1 at prepare."
+    )
 
 
 def test_memory_that_runs_out_while_validating_ends_in_one_line_and_keeps_the_checkpoint(

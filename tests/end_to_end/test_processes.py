@@ -144,7 +144,7 @@ def test_hosts_with_other_parameters_are_refused_in_one_line(project: Project, t
     said = [host.communicate(timeout=120)[0] for host in hosts]
     for host in said:
         (line,) = [line for line in host.splitlines() if line.startswith("error: ")]
-        assert "has other parameters than process" in line
+        assert "has other run.log_every_steps (" in line
 
 
 def on_host(project: Project, number: int, port: int) -> "subprocess.Popen[str]":
