@@ -15,6 +15,8 @@ from .params import Size, height_width
 # Of smaller images a step has too little arithmetic in it to gain (docs/benchmarks.md).
 CPU_BF16_PIXELS = 256 * 256
 
+CONTROL_GROUPS, OWN_CONTROL_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
 # As torch and the C library say it; only CUDA's has a class of its own.
 EXHAUSTED = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
 
@@ -182,15 +184,23 @@ def _system_free_bytes() -> int:
 
 
 def _group_free_bytes() -> int:
-    """What a container's limit leaves: version 2 of Linux' control groups."""
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        held = int((group / "memory.current").read_text(encoding="ascii"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        # Files that were read once go when the memory is wanted.
-        return limit - held + int(stat["inactive_file"])
-    return sys.maxsize
+    """What a container's limit leaves, or that of a service or job: version 2 of Linux' control groups."""
+    group, least = CONTROL_GROUPS, sys.maxsize
+    with suppress(OSError, StopIteration):
+        lines = OWN_CONTROL_GROUP.read_text(encoding="utf-8").splitlines()
+        own = next(line for line in lines if line.startswith("0::"))
+        group /= own.removeprefix("0::").strip("/")
+    for each in (group, *group.parents):
+        with suppress(OSError, ValueError):
+            limit = int((each / "memory.max").read_text(encoding="ascii"))
+            held = int((each / "memory.current").read_text(encoding="ascii"))
+            lines = (each / "memory.stat").read_text(encoding="ascii").splitlines()
+            # Files that were read once go when the memory is wanted.
+            cached = int(dict(line.split() for line in lines)["inactive_file"])
+            least = min(least, limit - held + cached)
+        if each == CONTROL_GROUPS:
+            break
+    return least
 
 
 def _limit_free_bytes() -> int:

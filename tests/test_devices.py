@@ -1,5 +1,8 @@
 """Which device computes."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -48,6 +51,34 @@ def test_of_larger_images_fewer_go_through_a_network_together(
     most: int, sides: tuple[int, int], expected: int
 ) -> None:
     assert devices.images_at_once(most, *sides) == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "expected"),
+    [
+        ("0::/", {"": "5000"}, 5000 - 1000 + 200),
+        ("1:memory:/x\n0::/job/step", {"": "max", "job": "3000", "job/step": "max"}, 3000 - 1000 + 200),
+        ("0::/job/step", {"job": "9000", "job/step": "2000"}, 2000 - 1000 + 200),
+        ("0::/job", {"": "max", "job": "max"}, sys.maxsize),
+        ("1:memory:/x", {}, sys.maxsize),
+    ],
+    ids=["container", "around", "own", "none", "version 1"],
+)
+def test_a_limit_of_a_container_or_job_is_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, limits: dict[str, str], expected: int
+) -> None:
+    (tmp_path / "own").write_text(f"{own}\n")
+    for name, limit in limits.items():
+        group = tmp_path / "groups" / name
+        group.mkdir(parents=True, exist_ok=True)
+        (group / "memory.max").write_text(f"{limit}\n")
+        (group / "memory.current").write_text("1000\n")
+        (group / "memory.stat").write_text("anon 700\ninactive_file 200\n")
+    monkeypatch.setattr(devices, "OWN_CONTROL_GROUP", tmp_path / "own")
+    monkeypatch.setattr(devices, "CONTROL_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(devices, "_system_free_bytes", lambda: sys.maxsize)
+    monkeypatch.setattr(devices, "_limit_free_bytes", lambda: sys.maxsize)
+    assert devices.free_bytes(torch.device("cpu")) == expected
 
 
 def test_threads_are_set_and_auto_means_all_cores() -> None:
