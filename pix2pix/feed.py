@@ -103,7 +103,7 @@ def lost_workers_named(wanted: int | str) -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        reason = str(error).partition(".")[0].partition(") ")[2]
+        reason = str(error).partition(".")[0].rpartition(") ")[2]
         raise UserError(
             f"run.loader_workers = {wanted}: a process that reads pairs {reason}; if memory or /dev/shm ran "
             "out, lower it or train.batch; the same command goes on from the last checkpoint"
@@ -145,11 +145,23 @@ class StreamedFeed:
 
     def items(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
         self._batches[:] = batches
-        for item in self._loader:
+        for item in self._delivered():
             if isinstance(item, UserError):
                 # A new one: an exception that this frame holds would hold the frame, and it the workers.
                 raise UserError(str(item))
             yield item.to(self._device, non_blocking=True)
+
+    def _delivered(self) -> Iterator[Tensor | UserError]:
+        batches = iter(self._loader)
+        while True:
+            try:
+                item = next(batches)
+            except StopIteration:
+                return
+            except ConnectionResetError as error:
+                # A worker was killed while it sent; torch may see that later than its pipe does.
+                raise RuntimeError("DataLoader worker (unknown) is killed by signal: Killed") from error
+            yield item
 
     def crops(self, item: Tensor, image_px: Size) -> tuple[Tensor, Tensor]:
         return _apart(item, self.sides)
